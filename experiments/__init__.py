@@ -1,0 +1,1 @@
+"""Grids, benchmarks and the making of bundled files; nothing imports this package."""

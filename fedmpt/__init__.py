@@ -1,0 +1,1 @@
+"""Privacy-hardened federated multi-label prompt tuning of vision-language models."""

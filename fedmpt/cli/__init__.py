@@ -1,0 +1,95 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported before a command runs.
+
+Standard output carries results (``--json``: one object), standard error everything for people. Exit codes: 0 done,
+2 usage, 3 privacy budget spent, 4 protocol aborted, 1 the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from fedmpt.errors import FedMPTError
+
+_COMMANDS: Final = {  # name -> module whose attribute `command` it is
+    "train": "fedmpt.cli.train",
+    "config": "fedmpt.cli.config",
+}
+_HELP: Final = {
+    "train": "Tune prompts over clients, privately by default, and evaluate the result.",
+    "config": "Print every configuration key with its default, as TOML.",
+}
+BUDGET_SPENT: Final = 3
+PROTOCOL_ABORTED: Final = 4
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is run, not when the group's help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)  # noqa: S101 -- a fact of this file's own table
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_HELP.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fedmpt")
+def cli() -> None:
+    """Federated multi-label prompt tuning of vision-language models, private by default.
+
+    Start with `fedmpt train`.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted", 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FedMPTError as error:
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        code = _leaf_package_code(error)
+        if code is None:
+            raise
+        _fail(str(error), code)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"fedmpt: {message}", err=True)
+    sys.exit(code)
+
+
+def _leaf_package_code(error: Exception) -> int | None:
+    """Return the exit code of an error of ``privacy`` or ``secagg``, or None for a programming error."""
+    import privacy.errors
+    import secagg.errors
+
+    if isinstance(error, privacy.errors.BudgetExhausted):
+        return BUDGET_SPENT
+    if isinstance(error, secagg.errors.RoundAborted):
+        return PROTOCOL_ABORTED
+    if isinstance(error, privacy.errors.ConfigurationError | secagg.errors.ConfigurationError):
+        return 2
+    if isinstance(error, privacy.errors.PrivacyError | secagg.errors.SecAggError):
+        return 1
+    return None

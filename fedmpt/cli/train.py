@@ -1,0 +1,127 @@
+"""``fedmpt train``: one federated run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedmpt.config import load_config
+
+_OPTIONS: dict[str, str] = {  # option -> configuration key
+    "seed": "seed",
+    "device": "device",
+    "method": "method.name",
+    "data": "data.name",
+    "data_root": "data.root",
+    "strict": "data.strict",
+    "backbone": "backbone.name",
+    "pretrained": "backbone.pretrained",
+    "clients": "clients.count",
+    "heterogeneity": "clients.heterogeneity",
+    "partition": "clients.partition",
+    "participation": "clients.participation",
+    "rounds": "train.rounds",
+    "local_epochs": "train.local_epochs",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "dp_epsilon": "privacy.epsilon",
+    "dp_delta": "privacy.delta",
+    "secagg": "secagg.mode",
+    "dropout": "secagg.dropout",
+}
+
+
+@click.command("train")
+@click.option("--method", help="Method of prompt tuning.  [default: fedmpt]")
+@click.option("--data", help="Data set.  [default: scenes, made on the spot]")
+@click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")
+@click.option(
+    "--strict", is_flag=True, default=None, help="Refuse corrupt images instead of counting them."
+)
+@click.option(
+    "--backbone", help="CLIP: tiny, an open_clip name, or local-dir:FOLDER.  [default: tiny]"
+)
+@click.option("--pretrained", help="Tag of open_clip or weights file for a named backbone.")
+@click.option("--clients", type=int, help="Number of clients.")
+@click.option(
+    "--heterogeneity",
+    type=float,
+    help="Number of clients as a share of the classes.  [default: 0.6]",
+)
+@click.option(
+    "--partition",
+    type=click.Choice(["cluster", "label", "dirichlet", "iid"]),
+    help="Who holds what.",
+)
+@click.option("--participation", type=float, help="Share of the clients in a round.  [default: 1]")
+@click.option("--rounds", type=int, help="Rounds of the federation.")
+@click.option(
+    "--local-epochs", type=int, help="Passes over a client's images in a round.  [default: 1]"
+)
+@click.option("--batch-size", type=int, help="Images of a local step (under DP: expected).")
+@click.option("--lr", type=float, help="Largest local learning rate.")
+@click.option("--dp-epsilon", type=float, help="Most epsilon a client may spend.  [default: 8]")
+@click.option(
+    "--dp-delta", type=float, help="Delta of the guarantee.  [default: min(1e-5, 1/(10 n))]"
+)
+@click.option("--no-dp", is_flag=True, help="Train without differential privacy. Says so loudly.")
+@click.option(
+    "--secagg",
+    type=click.Choice(["masking", "none"]),
+    help="Secure aggregation.  [default: masking]",
+)
+@click.option(
+    "--dropout", type=float, help="Simulated probability that a client vanishes in a round."
+)
+@click.option(
+    "--seed", type=int, help="Experiment seed (data plan, schedule, start; never secrets)."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/TIME-HASH]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file of settings."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting; see `fedmpt config`.",
+)
+def command(
+    *,
+    no_dp: bool,
+    out: Path | None,
+    as_json: bool,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Tune prompts over clients, privately by default, and evaluate the result.
+
+    Without options: FedMPT on the embedded data set with the bundled CLIP, twelve clients, differential privacy with
+    epsilon 8 and secure aggregation by masking.
+    """
+    options = {_OPTIONS[name]: value for name, value in given.items()}
+    if no_dp:
+        if given["dp_epsilon"] is not None:
+            raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
+        options["privacy.enabled"] = False
+    config = load_config(file=config_file, settings=settings, options=options)
+
+    from fedmpt.cli.console import Console
+    from fedmpt.engine.train import train
+
+    console = Console()
+    summary = train(config, folder=out, listener=console)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        console.show_result(summary)

@@ -1,0 +1,1 @@
+"""The one door to CLIP: frozen towers, prompt encoding and the bundled tiny backbone."""

@@ -1,0 +1,240 @@
+"""The one typed configuration tree and its only defaults.
+
+Later sources win: defaults here < TOML file (``--config``) < ``--set a.b=value`` < named options. An unknown key or a
+value of the wrong type is an error that names the key. ``None`` means "chosen by a rule when the run starts"; the
+run folder keeps the resolved tree, which is enough to repeat the run.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fedmpt.errors import UsageError
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A branch of the tree."""
+
+
+class ScenesConfig(Section):
+    """The embedded data set; see docs/scenes.md."""
+
+    train_size: Positive = 6000
+    test_size: Positive = 1500
+    bias: Annotated[float, msgspec.Meta(ge=0, le=1)] = (
+        0.8  # how often a training image follows its context's law
+    )
+
+
+class DataConfig(Section):
+    """What is learnt from."""
+
+    name: str = "scenes"
+    root: str | None = None  # folder of a data set on disk
+    strict: bool = False  # refuse corrupt images instead of counting them
+    mask: Probability = 0.0  # share of positive training labels that is dropped (part annotation)
+    mask_mode: Literal["drop_positive", "ignore"] = "drop_positive"
+    scenes: ScenesConfig = ScenesConfig()
+
+
+class BackboneConfig(Section):
+    """The frozen CLIP."""
+
+    name: str = "tiny"
+    pretrained: str | None = None
+
+
+class ClientsConfig(Section):
+    """Who holds what."""
+
+    partition: Literal["cluster", "label", "dirichlet", "iid"] = "cluster"
+    heterogeneity: Fraction = 0.6  # number of clients as a share of the number of classes
+    count: Positive | None = None  # number of clients; overrides heterogeneity
+    alpha: PositiveFloat = 0.5  # concentration of the Dirichlet partition
+    minimum_size: Positive = 32  # images of the smallest client
+    participation: Fraction = 1.0  # share of clients in a round
+
+
+class FedMPTConfig(Section):
+    """FedMPT itself; symbols as in the paper."""
+
+    conditions: tuple[str, ...] | None = None  # None: the paper's list for the data set
+    condition_tokens: Annotated[int, msgspec.Meta(ge=0)] = 4  # bc
+    class_tokens: Annotated[int, msgspec.Meta(ge=0)] = 4  # bk
+    adapter_rank: Annotated[int, msgspec.Meta(ge=0)] | None = (
+        None  # Ds; None: 32, under DP a small one
+    )
+    gate_rank: Positive | None = None  # width of the gate; None: as adapter_rank's rule
+    temperature: PositiveFloat = 4.0  # tau
+    similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
+    transport_weight: PositiveFloat = 0.2  # lambda
+    transport_iterations: Positive = 30
+    gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c
+    token_start: Literal["normal", "phrase"] = (
+        "phrase"  # N(0, 0.02), or "a photo of a" for the shared tokens
+    )
+    use_conditions: bool = True  # ablations of the paper's Table 4
+    use_adapters: bool = True
+    use_transport: bool = True
+    use_gate: bool = True
+    train_gate: bool = True
+
+
+class MethodConfig(Section):
+    """Which method, and its settings."""
+
+    name: str = "fedmpt"
+    fedmpt: FedMPTConfig = FedMPTConfig()
+
+
+class TrainConfig(Section):
+    """The federated loop and the local optimiser. None: by rule, different with and without privacy."""
+
+    rounds: Positive | None = None
+    local_epochs: Positive = 1
+    batch_size: Positive | None = None
+    lr: PositiveFloat | None = None  # maximum of the cosine schedule over rounds
+    optimizer: Literal["sgd", "adam"] | None = None
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    weighting: Literal["uniform", "size"] = "uniform"  # Eq. 13, or Eq. 4 of the paper
+
+
+class PrivacyConfig(Section):
+    """Differential privacy of single examples; on by default."""
+
+    enabled: bool = True
+    epsilon: PositiveFloat = 8.0
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # None: min(1e-5, 1 / (10 n))
+    clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
+    clip_mode: Literal["flat", "normalise"] = "normalise"
+    space: Literal["text", "prompt"] = "text"  # where examples are clipped and noised
+    adapter_weight: PositiveFloat | None = (
+        None  # block weight of image-side parameters in the joint norm
+    )
+    prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
+
+
+class SecAggConfig(Section):
+    """Secure aggregation; on by default."""
+
+    mode: Literal["masking", "none"] = "masking"
+    bits: Annotated[int, msgspec.Meta(ge=8, le=24)] = 20
+    clip: PositiveFloat = 1.0  # largest magnitude of one coordinate of an update
+    dropout: Probability = 0.0  # simulated probability that a client vanishes in a round
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    clients: ClientsConfig = ClientsConfig()
+    method: MethodConfig = MethodConfig()
+    train: TrainConfig = TrainConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    secagg: SecAggConfig = SecAggConfig()
+
+
+def load_config(
+    *, file: Path | None = None, settings: Iterable[str] = (), options: dict[str, Any] | None = None
+) -> Config:
+    """Build the configuration from its sources.
+
+    Args:
+        file: a TOML file, or None.
+        settings: texts ``a.b=value`` with a TOML value (bare words are texts).
+        options: dotted key -> value of named options; None values are "not given".
+
+    Raises:
+        UsageError: a file that cannot be read, an unknown key, or a value of the wrong type or range.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        tree = _read_toml(file)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--set {setting}: write it as key=value, for example --set train.rounds=10"
+            )
+        _put(tree, key.strip(), _parse_value(text.strip()))
+    for key, value in (options or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+    try:
+        return msgspec.convert(tree, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"configuration: {error}; `fedmpt config` lists every key with its default"
+        ) from error
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML; keys whose value is None are left out."""
+    lines: list[str] = []
+    _write_table(msgspec.to_builtins(config), (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}; give a readable TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {file}: not valid TOML ({error})") from error
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *branches, leaf = key.split(".")
+    for branch in branches:
+        tree = tree.setdefault(branch, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"configuration key {key}: {branch} is a value, not a section")
+    tree[leaf] = value
+
+
+def _write_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    values = {
+        key: value
+        for key, value in table.items()
+        if not isinstance(value, dict) and value is not None
+    }
+    if path and values:
+        lines.extend(["", f"[{'.'.join(path)}]"])
+    lines.extend(f"{key} = {_toml_value(value)}" for key, value in values.items())
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _write_table(value, (*path, key), lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()  # a JSON string is a TOML basic string
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

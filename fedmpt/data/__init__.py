@@ -1,0 +1,1 @@
+"""Data sets, partitions over clients and the bank of frozen patch features."""

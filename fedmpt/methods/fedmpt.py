@@ -1,0 +1,204 @@
+"""FedMPT: condition prompts, residual adapters, condition-guided optimal transport and a gate over conditions.
+
+For condition n a prompt reads ``[bc learnt tokens of n] [condition word(s)] [bk learnt tokens shared by all] [class] .``
+and each image patch f is adapted to the condition, ``h_n = f + W_up W_down f``. With class probabilities of patches
+``S = softmax_c(kappa cos / tau)`` and a transport plan P between patches and classes at cost ``1 - S``, a condition
+predicts ``psi_n,c = C sum_m P_mc S_mc``, and the gate mixes conditions by the mean patch feature.
+
+Dimensions: ``B`` images, ``N`` conditions, ``C`` classes, ``M`` patches, ``D`` joint width, ``W`` text width,
+``R`` adapter rank, ``G`` gate rank.
+
+Source: FedMPT, arXiv 2605.28347, section 4 (Eq. 5-13). Where the printed equations contradict each other or cannot
+train, docs/method.md says what is implemented and why.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fedmpt.clip.backbone import Backbone
+from fedmpt.clip.text import normalise
+from fedmpt.config import FedMPTConfig
+from fedmpt.errors import UsageError
+from fedmpt.methods.base import Parameters
+from fedmpt.methods.losses import asymmetric_loss
+from fedmpt.methods.transport import transport_plan
+from fedmpt.seeds import seed_of
+
+# Table 11 of the paper; `scenes` has VOC's classes and takes VOC's list.
+CONDITIONS: Final[dict[str, tuple[str, ...]]] = {
+    "scenes": ("background", "position", "shape", "action"),
+    "voc2007": ("background", "position", "shape", "action"),
+    "coco2014": ("background", "position", "shape", "action"),
+    "nuswide": ("color", "texture", "shape", "action"),
+    "multiscene": ("color", "geometry", "shape", "contrast"),
+    "mlrsnet": ("size", "color", "shape", "texture"),
+}
+DEFAULT_CONDITIONS: Final = CONDITIONS["voc2007"]
+TOKEN_SPREAD: Final = 0.02  # standard deviation of fresh tokens, CLIP's own
+START_PHRASE: Final = (
+    "a photo of a"  # section 3.1: templates are initialised as "A photo of a [CLASS]"
+)
+
+
+class FedMPT:
+    """The method for one backbone and one list of classes.
+
+    Tunable parameters: ``condition_tokens`` ``[N, bc, W]``, ``class_tokens`` ``[bk, W]``, ``adapter_down``
+    ``[N, D, R]``, ``adapter_up`` ``[N, R, D]``, ``gate_down`` ``[D, G]``, ``gate_up`` ``[G, N]``. Up-projections start
+    at zero: at the start adapters are the identity and the gate is uniform.
+    """
+
+    name = "fedmpt"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: tuple[str, ...],
+        settings: FedMPTConfig,
+        conditions: tuple[str, ...] = DEFAULT_CONDITIONS,
+    ) -> None:
+        """Fix what no training changes.
+
+        Args:
+            backbone: the frozen CLIP.
+            classes: scored classes, at least two: with one class the class softmax is constant.
+            settings: resolved settings (ranks given).
+            conditions: condition phrases, one or more; ignored when ``use_conditions`` is off.
+
+        Raises:
+            UsageError: fewer than two classes, no condition, or unresolved ranks.
+        """
+        if len(classes) < 2:
+            raise UsageError(
+                f"{len(classes)} class: FedMPT normalises over classes, so at least 2 are needed"
+            )
+        if settings.adapter_rank is None or settings.gate_rank is None:
+            raise UsageError("adapter_rank and gate_rank must be numbers before a method is built")
+        if not conditions:
+            raise UsageError(
+                "an empty list of conditions: give at least one, or use_conditions=false"
+            )
+        self.classes = classes
+        self.conditions = conditions if settings.use_conditions else ("",)
+        self.settings = settings
+        self._backbone = backbone
+        self._adapters = settings.use_adapters and settings.adapter_rank > 0
+        self._gate = settings.use_gate and len(self.conditions) > 1
+        self._scale = (settings.similarity_scale or backbone.logit_scale) / settings.temperature
+        self._suffixes = backbone.text.suffixes(classes)
+        self._words = [backbone.text.words(word) for word in self.conditions]
+        self.prompt_blocks = tuple(
+            name
+            for name, length in (
+                ("condition_tokens", settings.condition_tokens if settings.use_conditions else 0),
+                ("class_tokens", settings.class_tokens),
+            )
+            if length
+        )
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """Return the starting parameters of the experiment seed ``seed``."""
+        settings, text, width = self.settings, self._backbone.text, self._backbone.width
+        count = len(self.conditions)
+        random = torch.Generator().manual_seed(seed_of(seed, "initial-parameters"))
+        values: Parameters = {}
+        if "condition_tokens" in self.prompt_blocks:
+            shape = (count, settings.condition_tokens, text.width)
+            values["condition_tokens"] = TOKEN_SPREAD * torch.randn(shape, generator=random)
+        if "class_tokens" in self.prompt_blocks:
+            shared = TOKEN_SPREAD * torch.randn(settings.class_tokens, text.width, generator=random)
+            if settings.token_start == "phrase":
+                phrase = text.words(START_PHRASE).cpu()[-settings.class_tokens :]
+                shared[-len(phrase) :] = phrase
+            values["class_tokens"] = shared
+        if self._adapters:
+            rank = settings.adapter_rank or 0
+            spread = 1 / math.sqrt(width)
+            values["adapter_down"] = spread * torch.randn(count, width, rank, generator=random)
+            values["adapter_up"] = torch.zeros(count, rank, width)
+        if self._gate:
+            rank = settings.gate_rank or 0
+            spread = 1 / math.sqrt(width)
+            values["gate_down"] = spread * torch.randn(width, rank, generator=random)
+            values["gate_up"] = torch.zeros(rank, count)
+        return {name: value.to(self._backbone.device) for name, value in values.items()}
+
+    def encode_text(self, parameters: Parameters) -> Tensor:
+        """Encode all N x C prompts; differentiable in the prompt blocks.
+
+        Returns:
+            float32 ``[N * C, D]`` of unit length, conditions outermost.
+        """
+        prefixes = []
+        for index, words in enumerate(self._words):
+            parts = [self._backbone.text.start]
+            if "condition_tokens" in parameters:
+                parts.append(parameters["condition_tokens"][index])
+            parts.append(words)
+            if "class_tokens" in parameters:
+                parts.append(parameters["class_tokens"])
+            prefixes.append(torch.cat(parts))
+        features = self._backbone.text.encode(prefixes, self._suffixes)  # [N, C, D]
+        return normalise(features).flatten(0, 1)
+
+    def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return the mixed probabilities ``P'`` (Eq. 11): ``[B, C]`` in [0, 1]."""
+        psi = self.conditional_scores(parameters, text, patches)  # [B, N, C]
+        return (self.gate_weights(parameters, patches).unsqueeze(-1) * psi).sum(dim=1)
+
+    def conditional_scores(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return each condition's prediction ``psi``: ``[B, N, C]`` in [0, 1]."""
+        logits = self._scaled_cosines(parameters, text, patches)  # [B, N, M, C]
+        probabilities = logits.softmax(dim=-1)  # over classes: see docs/method.md on Eq. 7
+        with torch.no_grad():
+            marginal = logits.amax(dim=-1).softmax(dim=-1)  # [B, N, M], Eq. 8
+            if self.settings.use_transport:
+                plan = transport_plan(
+                    1 - probabilities,
+                    marginal,
+                    regularisation=self.settings.transport_weight,
+                    iterations=self.settings.transport_iterations,
+                )
+                weights = plan * len(self.classes)  # column c sums to 1: the plan given class c
+            else:
+                weights = marginal.unsqueeze(-1)
+        return (weights * probabilities).sum(dim=-2)
+
+    def gate_weights(self, parameters: Parameters, patches: Tensor) -> Tensor:
+        """Return the weights of conditions (Eq. 11), rows summing to 1: ``[B, N]``."""
+        if not self._gate:
+            count = len(self.conditions)
+            return patches.new_full((patches.shape[0], count), 1 / count)
+        pooled = patches.mean(dim=1)  # [B, D]
+        return (pooled @ parameters["gate_down"] @ parameters["gate_up"]).softmax(dim=-1)
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the asymmetric loss of each example (Eq. 12): ``[B]``."""
+        return asymmetric_loss(
+            scores,
+            labels,
+            gamma_positive=self.settings.gamma_positive,
+            gamma_negative=self.settings.gamma_negative,
+            shift=self.settings.shift,
+        )
+
+    def for_classes(self, classes: tuple[str, ...]) -> FedMPT:
+        """Return the method for other classes; softmax and transport run over exactly those."""
+        return FedMPT(self._backbone, classes, self.settings, self.conditions)
+
+    def _scaled_cosines(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``."""
+        count = len(self.conditions)
+        features = text.unflatten(0, (count, -1))  # [N, C, D]
+        adapted = patches.unsqueeze(1)  # [B, 1, M, D]
+        if self._adapters:
+            down, up = parameters["adapter_down"], parameters["adapter_up"]
+            adapted = normalise(
+                adapted + adapted @ down @ up
+            )  # [B, N, M, D], Eq. 6 with a residual
+        return self._scale * (adapted @ features.transpose(-1, -2))

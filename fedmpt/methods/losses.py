@@ -1,0 +1,47 @@
+"""Losses of multi-label recognition. Each is of one example alone, so that it can be clipped under DP."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+PROBABILITY_FLOOR: Final = 1e-6  # keeps logarithms finite at 0 and 1 (DualCoOp's value)
+
+
+def asymmetric_loss(
+    probabilities: Tensor,
+    labels: Tensor,
+    *,
+    gamma_positive: float = 1.0,
+    gamma_negative: float = 2.0,
+    shift: float = 0.05,
+) -> Tensor:
+    """Return the asymmetric loss of every example, summed over classes.
+
+    Guarantee: an example's loss depends on its own row only. Unknown labels (-1) and negatives whose probability is
+    below ``shift`` contribute neither loss nor gradient. Focusing weights carry no gradient.
+
+    Args:
+        probabilities: ``[B, C]`` in [0, 1].
+        labels: ``[B, C]``; 1 present, 0 absent, -1 unknown.
+        gamma_positive: focusing exponent of positives.
+        gamma_negative: focusing exponent of negatives.
+        shift: probability ``c`` that is taken off negatives.
+
+    Returns:
+        ``[B]``, at least 0.
+
+    Source: FedMPT Eq. 12 with the sign that makes it a loss; ASL, arXiv 2009.14119, Eq. 4-7.
+    """
+    positive = (labels == 1).to(probabilities.dtype)
+    negative = (labels == 0).to(probabilities.dtype)
+    p = probabilities.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    shifted = (probabilities - shift).clamp(min=0.0, max=1 - PROBABILITY_FLOOR)
+    focus_positive = (1 - p).detach() ** gamma_positive
+    focus_negative = (
+        torch.ones_like(p) if gamma_negative == 0 else shifted.detach() ** gamma_negative
+    )
+    gain = positive * focus_positive * p.log() + negative * focus_negative * torch.log1p(-shifted)
+    return -gain.sum(-1)

@@ -1,0 +1,1 @@
+"""From the sum over clients to the next global state. Pure functions; the server's only use of client work."""

@@ -1,0 +1,115 @@
+"""The door to CLIP: patch features, naming, and refusal of what cannot be loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.clip.text import normalise
+from fedmpt.errors import WeightsError
+
+
+def _images(count: int) -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [
+        Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(count)
+    ]
+
+
+def _checkpoint(folder: Path) -> Path:
+    """Write a small checkpoint with random weights in open_clip's directory format."""
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {"width": 32, "heads": 4, "layers": 1, "context_length": 32},
+    }
+    torch.manual_seed(0)
+    model = CLIP(**config)
+    folder.mkdir()
+    preprocessing = {
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing})
+    (folder / "open_clip_config.json").write_text(text)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    return folder
+
+
+def test_patch_features_are_normalised_projected_tokens_without_the_class_token(
+    backbone: Backbone,
+) -> None:
+    images = _images(3)
+    patches, whole = backbone.encode_images(images)
+    visual = backbone._model.visual
+    visual.output_tokens = True
+    try:
+        with torch.no_grad():
+            pooled, tokens = visual(torch.stack([backbone._transform(image) for image in images]))
+    finally:
+        visual.output_tokens = False
+    assert patches.shape == (3, backbone.patches, backbone.width) == (3, 16, 24)
+    assert torch.allclose(patches, normalise(tokens @ visual.proj), atol=1e-6)
+    assert torch.allclose(whole, normalise(pooled), atol=1e-6)
+
+
+def test_a_local_checkpoint_loads_with_its_own_preprocessing_and_a_stable_fingerprint(
+    tmp_path: Path,
+) -> None:
+    folder = _checkpoint(tmp_path / "clip")
+    first, second = (load_backbone(f"local-dir:{folder}") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert "0.2" in repr(first._transform)
+
+
+def test_other_preprocessing_or_weights_change_the_fingerprint(tmp_path: Path) -> None:
+    folder = _checkpoint(tmp_path / "clip")
+    before = load_backbone(f"local-dir:{folder}").fingerprint
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.4] * 3
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    assert load_backbone(f"local-dir:{folder}").fingerprint != before
+
+
+def test_a_truncated_weights_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    folder = _checkpoint(tmp_path / "clip")
+    weights = folder / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="truncated"):
+        load_backbone(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "message"),
+    [
+        ("ViT-Z-99", None, "unknown"),
+        ("ViT-B-16", None, "random weights"),
+        ("ViT-B-16", "nobody", "neither a tag"),
+        ("local-dir:/nowhere", None, "open_clip_config.json"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_refused_by_name(
+    name: str, pretrained: str | None, message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        load_backbone(name, pretrained=pretrained)
