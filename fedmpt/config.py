@@ -31,9 +31,9 @@ class ScenesConfig(Section):
 
     train_size: Positive = 6000
     test_size: Positive = 1500
-    bias: Annotated[float, msgspec.Meta(ge=0, le=1)] = (
-        0.8  # how often a training image follows its context's law
-    )
+    bias: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8  # how often an image follows its context
+    resolution: Positive = 64  # pixels
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the images; the experiment seed leaves them
 
 
 class DataConfig(Section):
@@ -78,11 +78,11 @@ class FedMPTConfig(Section):
     temperature: PositiveFloat = 4.0  # tau
     similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
     transport_weight: PositiveFloat = 0.2  # lambda
-    transport_iterations: Positive = 30
+    transport_iterations: Positive = 15
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c
-    token_start: Literal["normal", "phrase"] = (
+    prompt_start: Literal["normal", "phrase"] = (
         "phrase"  # N(0, 0.02), or "a photo of a" for the shared tokens
     )
     use_conditions: bool = True  # ablations of the paper's Table 4
@@ -185,7 +185,7 @@ def load_config(
 
 
 def to_toml(config: Config) -> str:
-    """Return the configuration as TOML; keys whose value is None are left out."""
+    """Return the configuration as TOML; keys that are left to a rule appear as comments."""
     lines: list[str] = []
     _write_table(msgspec.to_builtins(config), (), lines)
     return "\n".join(lines) + "\n"
@@ -217,14 +217,12 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _write_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    values = {
-        key: value
-        for key, value in table.items()
-        if not isinstance(value, dict) and value is not None
-    }
+    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
     if path and values:
         lines.extend(["", f"[{'.'.join(path)}]"])
-    lines.extend(f"{key} = {_toml_value(value)}" for key, value in values.items())
+    for key, value in values.items():
+        by_rule = value is None
+        lines.append(f"# {key} is chosen by a rule" if by_rule else f"{key} = {_toml_value(value)}")
     for key, value in table.items():
         if isinstance(value, dict):
             _write_table(value, (*path, key), lines)

@@ -283,8 +283,8 @@ def evaluate(scores: Scores, labels: Labels, threshold: float = 0.5) -> Metrics:
 def tuned_threshold(scores: Scores, labels: Labels, grid: Sequence[float] = TUNING_GRID) -> float:
     """Return the threshold of ``grid`` with the highest OF1 on *training* scores.
 
-    Of equal ones it is the lowest. It is computed from labels: a client under differential privacy must not release it unless its
-    cost is accounted.
+    Of equal ones it is the lowest. It is computed from labels: a client under differential privacy
+    must not release it unless its cost is accounted.
 
     Raises:
         ValueError: if the shapes differ or ``grid`` is empty.

@@ -125,7 +125,8 @@ def load_backbone(
     else:
         if name not in open_clip.list_models():
             raise WeightsError(
-                f"--backbone {name}: unknown; use tiny, local-dir:FOLDER or an architecture of open_clip such as ViT-B-16"
+                f"--backbone {name}: unknown; use tiny, local-dir:FOLDER or an architecture of "
+                "open_clip such as ViT-B-16"
             )
         if pretrained is None:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "a weights file"

@@ -60,8 +60,8 @@ class TextTower:
         blocks = getattr(getattr(parts, "transformer", None), "resblocks", None)
         if blocks is None or pool not in ("argmax", "eos"):
             raise WeightsError(
-                f"text tower {type(parts).__name__} with pooling {pool!r}: prompts are tuned on causal CLIP text towers "
-                "that read the feature at the end token; choose another --backbone"
+                f"text tower {type(parts).__name__} with pooling {pool!r}: prompts are tuned "
+                "on causal CLIP text towers that read the feature at the end token; choose another --backbone"
             )
         if getattr(parts, "attn_mask", None) is None or getattr(parts, "cls_emb", None) is not None:
             raise WeightsError(

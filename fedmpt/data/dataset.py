@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-LabelMatrix: TypeAlias = NDArray[np.int8]  # [n, C]: 1 present, 0 absent, -1 unknown (ignored by loss and metrics)
+LabelMatrix: TypeAlias = NDArray[
+    np.int8
+]  # [n, C]: 1 present, 0 absent, -1 unknown (ignored by loss and metrics)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

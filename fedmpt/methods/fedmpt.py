@@ -1,6 +1,6 @@
 """FedMPT: condition prompts, residual adapters, condition-guided optimal transport and a gate over conditions.
 
-For condition n a prompt reads ``[bc learnt tokens of n] [condition word(s)] [bk learnt tokens shared by all] [class] .``
+For condition n a prompt reads ``[bc learnt tokens of n] [condition word(s)] [bk shared learnt tokens] [class] .``
 and each image patch f is adapted to the condition, ``h_n = f + W_up W_down f``. With class probabilities of patches
 ``S = softmax_c(kappa cos / tau)`` and a transport plan P between patches and classes at cost ``1 - S``, a condition
 predicts ``psi_n,c = C sum_m P_mc S_mc``, and the gate mixes conditions by the mean patch feature.
@@ -112,7 +112,7 @@ class FedMPT:
             values["condition_tokens"] = TOKEN_SPREAD * torch.randn(shape, generator=random)
         if "class_tokens" in self.prompt_blocks:
             shared = TOKEN_SPREAD * torch.randn(settings.class_tokens, text.width, generator=random)
-            if settings.token_start == "phrase":
+            if settings.prompt_start == "phrase":
                 phrase = text.words(START_PHRASE).cpu()[-settings.class_tokens :]
                 shared[-len(phrase) :] = phrase
             values["class_tokens"] = shared

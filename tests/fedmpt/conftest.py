@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fedmpt.clip._torchvision import ensure_torchvision
 from fedmpt.clip.backbone import Backbone
@@ -46,3 +49,57 @@ def make_backbone() -> Callable[..., Backbone]:
 @pytest.fixture(scope="session")
 def backbone() -> Backbone:
     return random_backbone()
+
+
+def write_checkpoint(folder: Path, *, layers: int = 1) -> Path:
+    """Write a small CLIP with random weights in open_clip's directory format."""
+    ensure_torchvision()
+    from open_clip.model import CLIP
+
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": layers,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {"width": 32, "heads": 4, "layers": layers, "context_length": 32},
+    }
+    torch.manual_seed(0)
+    model = CLIP(**config, init_logit_scale=4.6052)
+    torch.nn.init.normal_(model.text_projection, std=0.5)
+    folder.mkdir(parents=True)
+    preprocessing = {
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing})
+    )
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint folder of this test alone."""
+    return write_checkpoint(tmp_path / "clip")
+
+
+@pytest.fixture(scope="session")
+def shared_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder that no test changes."""
+    return write_checkpoint(tmp_path_factory.mktemp("backbone") / "clip")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache for runs that use the shared checkpoint."""
+    return tmp_path_factory.mktemp("cache")

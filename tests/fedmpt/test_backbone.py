@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.clip.text import normalise
@@ -21,39 +20,6 @@ def _images(count: int) -> list[Image.Image]:
     return [
         Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)) for _ in range(count)
     ]
-
-
-def _checkpoint(folder: Path) -> Path:
-    """Write a small checkpoint with random weights in open_clip's directory format."""
-    from open_clip.model import CLIP
-
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 1,
-            "width": 32,
-            "head_width": 16,
-            "patch_size": 8,
-        },
-        "text_cfg": {"width": 32, "heads": 4, "layers": 1, "context_length": 32},
-    }
-    torch.manual_seed(0)
-    model = CLIP(**config)
-    folder.mkdir()
-    preprocessing = {
-        "mean": [0.5] * 3,
-        "std": [0.2] * 3,
-        "interpolation": "bicubic",
-        "resize_mode": "squash",
-    }
-    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing})
-    (folder / "open_clip_config.json").write_text(text)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
-    return folder
 
 
 def test_patch_features_are_normalised_projected_tokens_without_the_class_token(
@@ -74,16 +40,16 @@ def test_patch_features_are_normalised_projected_tokens_without_the_class_token(
 
 
 def test_a_local_checkpoint_loads_with_its_own_preprocessing_and_a_stable_fingerprint(
-    tmp_path: Path,
+    checkpoint: Path,
 ) -> None:
-    folder = _checkpoint(tmp_path / "clip")
+    folder = checkpoint
     first, second = (load_backbone(f"local-dir:{folder}") for _ in range(2))
     assert first.fingerprint == second.fingerprint
     assert "0.2" in repr(first._transform)
 
 
-def test_other_preprocessing_or_weights_change_the_fingerprint(tmp_path: Path) -> None:
-    folder = _checkpoint(tmp_path / "clip")
+def test_other_preprocessing_or_weights_change_the_fingerprint(checkpoint: Path) -> None:
+    folder = checkpoint
     before = load_backbone(f"local-dir:{folder}").fingerprint
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["preprocess_cfg"]["mean"] = [0.4] * 3
@@ -91,8 +57,8 @@ def test_other_preprocessing_or_weights_change_the_fingerprint(tmp_path: Path) -
     assert load_backbone(f"local-dir:{folder}").fingerprint != before
 
 
-def test_a_truncated_weights_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    folder = _checkpoint(tmp_path / "clip")
+def test_a_truncated_weights_file_is_refused_with_the_remedy(checkpoint: Path) -> None:
+    folder = checkpoint
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match="truncated"):

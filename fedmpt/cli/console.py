@@ -1,0 +1,202 @@
+"""What people see of a run: progress and preview on standard error, the result on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedmpt.engine.listener import Preview, RoundRecord
+from privacy import display_epsilon
+
+
+class Console:
+    """Writes a run to the terminal; plain lines where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._err = RichConsole(stderr=True, highlight=False)
+        self._out = RichConsole(highlight=False)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._label = ""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Show how far a long step is."""
+        if not self._err.is_terminal:
+            if done >= total:
+                self._err.print(f"{label}: {total} images")
+            return
+        if label != self._label or self._bar is None:
+            self._end_bar()
+            self._bar = Progress(
+                TextColumn(label),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._err,
+            )
+            self._bar.start()
+            self._task, self._label = self._bar.add_task(label, total=total), label
+        self._bar.update(self._task, completed=done)
+        if done >= total:
+            self._end_bar()
+
+    def preview(self, preview: Preview) -> None:
+        """Show one screen of what is about to happen."""
+        self._end_bar()
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for name, text in _preview_rows(preview):
+            table.add_row(name, text)
+        self._err.print(Panel(table, title="fedmpt train", title_align="left", expand=False))
+        if preview.target_epsilon is None:
+            self.warning(
+                "NO DIFFERENTIAL PRIVACY (--no-dp): updates and the tuned model may reveal training images"
+            )
+        if preview.secagg == "none":
+            self.warning(
+                "NO SECURE AGGREGATION (--secagg none): the server sees every client's update"
+            )
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Show one line for a round."""
+        number = f"{record.round:>{len(str(record.rounds))}}"
+        name = f"round {number}/{record.rounds}" if record.round else "zero-shot"
+        metrics = record.metrics
+        parts = [
+            f"{name:<12} mAP {metrics.mAP:5.1f}  CF1 {metrics.CF1:5.1f}  OF1 {metrics.OF1:5.1f}"
+        ]
+        if record.epsilon is not None:
+            parts.append(f"epsilon {display_epsilon(record.epsilon[1])}")
+        if record.round:
+            asked = len(record.survivors) + sum(
+                1 for client, _ in record.dropped if client not in record.survivors
+            )
+            parts.append(f"{len(record.survivors)}/{asked} clients")
+            parts.append(f"{record.bytes_up / 1e3:.1f} kB up")
+            parts.append(f"{sum(seconds for _, seconds in record.seconds):.1f} s")
+        if record.attempts > 1:
+            parts.append(f"{record.attempts} attempts")
+        if record.clipped > 0:
+            parts.append(f"{100 * record.clipped:.2g}% of values clipped")
+        self._err.print("  ".join(parts))
+
+    def warning(self, text: str) -> None:
+        """Say it loudly."""
+        self._err.print(f"[bold red]WARNING[/]: {text}")
+
+    def show_result(self, summary: dict[str, Any]) -> None:
+        """Print the result table."""
+        table = Table(title=f"{summary['method']} on {summary['data']}", title_justify="left")
+        for column in ("", "mAP", "CF1", "OF1"):
+            table.add_column(column, justify="left" if not column else "right")
+        for label, key in (
+            ("zero-shot, pooled patches", "zero_shot"),
+            ("zero-shot, class token", "zero_shot_class_token"),
+            (f"after {summary['rounds']} rounds", "final"),
+        ):
+            table.add_row(
+                label, *(f"{summary[key][metric]:.1f}" for metric in ("mAP", "CF1", "OF1"))
+            )
+        self._out.print(table)
+        accounts = summary["privacy"]["clients"]
+        if accounts:
+            clients = Table(
+                title=f"privacy: every client's images, epsilon at delta {summary['privacy']['delta']:g}",
+                title_justify="left",
+            )
+            for column in ("client", "images", "epsilon", "of", "noise", "rate", "steps"):
+                clients.add_column(column, justify="right")
+            for account in accounts:
+                clients.add_row(
+                    str(account["client"]),
+                    str(account["n_public"]),
+                    display_epsilon(account["epsilon"]),
+                    f"{summary['privacy']['target_epsilon']:g}",
+                    f"{account['noise_multiplier']:.3f}",
+                    f"{account['sample_rate']:.3f}",
+                    str(account["steps"]),
+                )
+            self._out.print(clients)
+        else:
+            self._out.print("privacy: NONE (--no-dp)")
+        secagg = summary["secagg"]
+        self._out.print(
+            f"secure aggregation: {secagg['mode']}, {secagg['bytes_up_per_client_round'] / 1e3:.1f} kB up a client and "
+            f"round, {secagg['seconds']:.1f} s in all, {secagg['dropped']} drop-outs"
+        )
+        if summary["images_skipped"]:
+            self._out.print(
+                f"images skipped because they could not be read: {summary['images_skipped']}"
+            )
+        self._out.print(
+            f"{summary['seconds']:.0f} s in all; run folder: {summary['folder']}", soft_wrap=True
+        )
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
+    sizes = preview.sizes
+    declared = " (declared, rounded down to tens)" if preview.target_epsilon is not None else ""
+    rows = [
+        ("method", f"{preview.method}, {preview.parameters:,} tunable values"),
+        ("backbone", f"{preview.backbone} (frozen)"),
+        ("data", preview.data),
+        ("clients", f"{len(sizes)}, of {min(sizes)} to {max(sizes)} images{declared}"),
+        ("rounds", f"{preview.rounds}, {preview.cohort} clients each; {preview.local}"),
+    ]
+    if preview.target_epsilon is not None and preview.delta is not None:
+        rows.append(
+            (
+                "privacy",
+                f"every image of every client: epsilon at most {preview.target_epsilon:g} at delta "
+                f"{preview.delta:g}, against everyone",
+            )
+        )
+        rows.append(
+            (
+                "",
+                f"noise multiplier {_interval(preview.noise_multipliers, '.3f')}, sampling rate "
+                f"{_interval(preview.sample_rates, '.3f')}, {_interval(preview.steps, 'd')} steps a client, "
+                f"clipped and noised in {preview.space} space",
+            )
+        )
+        rows.append(
+            ("", f"projected epsilon per client {_interval(preview.planned_epsilons, '.3f')}")
+        )
+    else:
+        rows.append(("privacy", "NONE"))
+    if preview.tolerated is not None:
+        threshold, colluders = preview.tolerated
+        rows.append(
+            (
+                "aggregation",
+                f"masking: the server learns the sum only; a round needs {threshold} of {preview.cohort} clients, "
+                f"{colluders} may collude with the server",
+            )
+        )
+    else:
+        rows.append(("aggregation", "NONE: the server sees every update"))
+    rows.append(
+        (
+            "traffic",
+            f"{preview.bytes_up / 1e3:.1f} kB up, {preview.bytes_down / 1e3:.1f} kB down a client and round "
+            "(protocol; the model comes on top)",
+        )
+    )
+    return rows
+
+
+def _interval(values: tuple[float, float] | None, form: str) -> str:
+    if values is None:
+        return "-"
+    low, high = (format(value, form) for value in values)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,173 @@
+"""The server's side of the in-process engine: roster, sessions and the aggregation of a round.
+
+Keys come from the operating system and live for one run. Simulated drop-outs come from the experiment seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from fedmpt.protect import MODES, Envelope, LedgeredSession
+from fedmpt.seeds import generator
+from fedmpt.types import ClientId, Update
+from secagg import (
+    Aggregate,
+    Identity,
+    Mode,
+    Policy,
+    RoundAborted,
+    RoundParams,
+    SignatureCache,
+    SigningKey,
+    new_run_id,
+    open_client,
+    open_server,
+    run_round,
+)
+from secagg import Roster as MemberRoster
+
+ATTEMPTS: Final = 3  # a round whose clients vanish is tried this often, each time with fresh keys
+_STAGES: Final = ("advertise", "share", "upload", "confirm", "reveal")
+
+
+class Aggregation:
+    """Sums the updates of a run's clients, round by round, under one roster."""
+
+    def __init__(
+        self, *, mode: str, clients: int, envelope: Envelope, private: bool, marks: Path
+    ) -> None:
+        """Create identities, roster and sessions.
+
+        Args:
+            mode: ``masking`` or ``none``.
+            clients: number of clients.
+            envelope: how updates become integers.
+            private: whether updates are differentially private.
+            marks: folder of the clients' durable one-shot marks.
+        """
+        self.mode: Mode = MODES[mode]
+        self._envelope = envelope
+        self._coordinator = SigningKey.generate()
+        identities = [Identity.generate(client) for client in range(clients)]
+        self._roster = MemberRoster(
+            version=1,
+            coordinator=self._coordinator.public,
+            members=tuple(identity.member() for identity in identities),
+        )
+        make_policy = Policy.masking if self.mode is Mode.MASKING else Policy.plain
+        policy = make_policy(envelope.layout, allow_sensitive=not private)
+        self._run_id = new_run_id()
+        self._sequence = 0
+        self._cache = SignatureCache()  # all clients live in this process; none may see another's
+        marks.mkdir(exist_ok=True)
+        self.sessions = {
+            ClientId(identity.id): LedgeredSession(
+                open_client(
+                    self.mode,
+                    identity=identity,
+                    roster=self._roster,
+                    policy=policy,
+                    save=_durable(marks / f"client-{identity.id:03d}"),
+                    signature_cache=self._cache,
+                    keep_replies=False,
+                )
+            )
+            for identity in identities
+        }
+
+    def parameters(
+        self, cohort: tuple[ClientId, ...], context: bytes, sequence: int
+    ) -> RoundParams:
+        """Return the public parameters of a round."""
+        plain = self.mode is Mode.PLAIN
+        return RoundParams.for_round(
+            mode=self.mode,
+            roster=self._roster,
+            layout=self._envelope.layout,
+            context=context,
+            sequence=sequence,
+            run_id=self._run_id,
+            invited=cohort,
+            n_min=1 if plain else 3,
+            survivors_min=1 if plain else 3,
+            colluders=0 if plain else None,
+        )
+
+    def run(
+        self,
+        cohort: tuple[ClientId, ...],
+        train: Callable[[ClientId], Update | None],
+        *,
+        context: bytes,
+        lost: Callable[[int], Mapping[int, str]],
+    ) -> tuple[Aggregate, int]:
+        """Aggregate one round; a round that aborts is tried again with fresh keys.
+
+        A client that has trained already submits the same update again: under local DP that is no new release.
+
+        Args:
+            cohort: the clients asked.
+            train: trains a client when its session wants the update; None if it has none to give.
+            context: digest of model and plan.
+            lost: for an attempt (1 for the first), the clients that vanish and the stage they miss.
+
+        Returns:
+            The aggregate, and the attempts it took.
+
+        Raises:
+            RoundAborted: too few clients were left in every attempt.
+        """
+        trained: dict[int, Update | None] = {}
+
+        def sealed(client: int) -> object:
+            if client not in trained:
+                trained[client] = train(ClientId(client))
+            update = trained[client]
+            return None if update is None else self._envelope.seal(update)
+
+        sessions = {int(client): self.sessions[client] for client in cohort}
+        for attempt in range(1, ATTEMPTS + 1):
+            self._sequence += 1
+            server = open_server(
+                self.parameters(cohort, context, self._sequence),
+                coordinator=self._coordinator,
+                roster=self._roster,
+                signature_cache=self._cache,
+            )
+            try:
+                aggregate = run_round(server, sessions, sealed, context=context, lost=lost(attempt))
+            except RoundAborted:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                return aggregate, attempt
+        raise AssertionError("unreachable")
+
+
+def simulated_losses(
+    cohort: tuple[ClientId, ...], *, probability: float, seed: int, round_number: int, attempt: int
+) -> dict[int, str]:
+    """Draw which clients vanish in a round, and at which stage, from the experiment seed."""
+    random = generator(seed, "dropout", round_number, attempt)
+    return {
+        int(client): _STAGES[int(random.integers(len(_STAGES)))]
+        for client in cohort
+        if random.random() < probability
+    }
+
+
+def _durable(path: Path) -> Callable[[bytes], None]:
+    """Return a function that makes bytes durable under ``path`` before it returns."""
+
+    def save(state: bytes) -> None:
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    return save

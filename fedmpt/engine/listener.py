@@ -1,0 +1,119 @@
+"""What a run tells whoever watches it: typed values, in the order in which they happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedmpt.engine.prepare import Progress
+from fedmpt.metrics import Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a run is about to do; every number is public.
+
+    Attributes:
+        method: name of the method and what it tunes.
+        data: name and sizes of the data.
+        backbone: name of the frozen CLIP.
+        parameters: number of tunable values.
+        sizes: images of every client; declared sizes under DP.
+        rounds: rounds of the run.
+        cohort: clients in a round.
+        local: the local optimiser in words.
+        target_epsilon: None without privacy.
+        delta: None without privacy.
+        noise_multipliers: (smallest, largest) over clients.
+        sample_rates: (smallest, largest) over clients.
+        steps: (smallest, largest) number of noised steps of a client over the run.
+        planned_epsilons: (smallest, largest) epsilon once all rounds are done.
+        space: where gradients are clipped and noised.
+        secagg: ``masking`` or ``none``.
+        tolerated: (threshold of clients without which a round aborts, colluders tolerated); None without masking.
+        bytes_up: predicted upload of a client in a round.
+        bytes_down: predicted download of a client in a round, protocol only.
+    """
+
+    method: str
+    data: str
+    backbone: str
+    parameters: int
+    sizes: tuple[int, ...]
+    rounds: int
+    cohort: int
+    local: str
+    target_epsilon: float | None
+    delta: float | None
+    noise_multipliers: tuple[float, float] | None
+    sample_rates: tuple[float, float] | None
+    steps: tuple[int, int] | None
+    planned_epsilons: tuple[float, float] | None
+    space: str | None
+    secagg: str
+    tolerated: tuple[int, int] | None
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundRecord:
+    """One line of ``metrics.jsonl``. Round 0 is the frozen CLIP.
+
+    Attributes:
+        round: rounds done.
+        rounds: rounds in all.
+        metrics: of the global model on the test split.
+        survivors: clients whose updates are in the sum.
+        dropped: clients of the cohort that vanished, with the stage they missed.
+        attempts: tries the round took; 1 unless too many clients vanished.
+        epsilon: (smallest, largest) spent so far over clients that took part; None without privacy.
+        train_loss: mean loss of an example over survivors; None under privacy, where it must not leave a client.
+        clipped: share of coordinates that the encoder clipped.
+        bytes_up: bytes a surviving client sent, on average.
+        seconds: by phase: ``train``, ``secagg``, ``evaluate``.
+    """
+
+    round: int
+    rounds: int
+    metrics: Metrics
+    survivors: tuple[int, ...] = ()
+    dropped: tuple[tuple[int, str], ...] = ()
+    attempts: int = 1
+    epsilon: tuple[float, float] | None = None
+    train_loss: float | None = None
+    clipped: float = 0.0
+    bytes_up: float = 0.0
+    seconds: tuple[tuple[str, float], ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the record as JSON values."""
+        return {
+            "round": self.round,
+            **self.metrics.as_dict(),
+            "survivors": list(self.survivors),
+            "dropped": [{"client": client, "stage": stage} for client, stage in self.dropped],
+            "attempts": self.attempts,
+            "epsilon_min": self.epsilon[0] if self.epsilon else None,
+            "epsilon_max": self.epsilon[1] if self.epsilon else None,
+            "train_loss": self.train_loss,
+            "clipped": self.clipped,
+            "bytes_up_per_client": self.bytes_up,
+            "seconds": dict(self.seconds),
+        }
+
+
+class Listener(Progress, Protocol):
+    """Watches a run; must not change it."""
+
+    def preview(self, preview: Preview) -> None:
+        """Everything is ready; training comes next."""
+        ...
+
+    def round_done(self, record: RoundRecord) -> None:
+        """A round is evaluated and on disk."""
+        ...
+
+    def warning(self, text: str) -> None:
+        """Something the user should know."""
+        ...

@@ -1,0 +1,222 @@
+"""From a configuration to everything a run needs, in memory or memory-mapped; nothing is trained yet.
+
+Whatever can be wrong with what the user gave is found here, before a run folder exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.config import Config, to_toml
+from fedmpt.data.dataset import Dataset, LabelMatrix, Split
+from fedmpt.data.features import FeatureBank, cache_directory, open_or_fill
+from fedmpt.data.masking import mask_labels
+from fedmpt.data.partition import Partition, clients_for, partition
+from fedmpt.data.registry import DataSettings, load_dataset
+from fedmpt.engine.defaults import resolve
+from fedmpt.errors import UsageError
+from fedmpt.learner import ClientData, LocalSettings
+from fedmpt.methods.base import Method, Parameters
+from fedmpt.methods.registry import build_method, check_method
+from fedmpt.methods.zero_shot import ZeroShot
+from fedmpt.seeds import generator
+from fedmpt.types import ClientId, ParameterSpec
+
+
+class Progress(Protocol):
+    """Hears how far a long step is."""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """``done`` of ``total`` images of the step ``label`` are ready."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Federation:
+    """A run before its first round.
+
+    Attributes:
+        config: the resolved configuration.
+        dataset: the data set.
+        backbone: the frozen CLIP.
+        method: the method over the data set's classes.
+        zero_shot: the frozen CLIP over the same classes.
+        train_bank: features of the training split.
+        test_bank: features of the test split.
+        partition: who holds which training images.
+        train_labels: int8 ``[n, C]``, after masking.
+        initial: starting parameters.
+        spec: their layout.
+        schedule: the cohort of every round, public and independent of the method.
+        digest: of configuration, frozen model and classes.
+    """
+
+    config: Config
+    dataset: Dataset
+    backbone: Backbone
+    method: Method
+    zero_shot: ZeroShot
+    train_bank: FeatureBank
+    test_bank: FeatureBank
+    partition: Partition
+    train_labels: LabelMatrix
+    initial: Parameters
+    spec: ParameterSpec
+    schedule: tuple[tuple[ClientId, ...], ...]
+    digest: bytes
+
+    @property
+    def test_labels(self) -> LabelMatrix:
+        """Labels of the test split, int8 ``[n, C]``."""
+        return self.dataset.test.labels
+
+    @property
+    def local(self) -> LocalSettings:
+        """The local optimiser."""
+        train = self.config.train
+        if train.optimizer is None or train.batch_size is None:
+            raise UsageError("training settings must be resolved")
+        return LocalSettings(
+            optimizer=train.optimizer,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            batch_size=train.batch_size,
+            epochs=train.local_epochs,
+        )
+
+    def client_data(self, client: ClientId) -> ClientData:
+        """Return what a client holds."""
+        rows = self.partition.clients[client]
+        return ClientData(bank=self.train_bank, rows=rows, labels=self.train_labels[rows])
+
+    def rounds_of(self, client: ClientId) -> int:
+        """Return in how many rounds a client is scheduled."""
+        return sum(client in cohort for cohort in self.schedule)
+
+
+def prepare(config: Config, *, progress: Progress) -> Federation:
+    """Load data and backbone, fill the feature bank and plan who does what when.
+
+    Raises:
+        UsageError: something the user gave cannot be used; the message names it and the remedy.
+    """
+    check_method(config.method.name)
+    device = resolve_device(config.device)
+    dataset = _load_data(config, progress)
+    backbone = load_backbone(
+        config.backbone.name, pretrained=config.backbone.pretrained, device=device
+    )
+    config = resolve(config, data_name=dataset.name)
+    method = build_method(backbone, dataset.classes, config.method)
+    clients = config.clients.count or clients_for(
+        config.clients.heterogeneity, len(dataset.classes)
+    )
+    schedule = _schedule(config, clients)
+    train_bank = _bank(backbone, dataset.train, "training features", progress)
+    test_bank = _bank(backbone, dataset.test, "test features", progress)
+    parts = partition(
+        config.clients.partition,
+        features=train_bank.global_features(),
+        labels=dataset.train.labels,
+        clients=clients,
+        seed=config.seed,
+        alpha=config.clients.alpha,
+        minimum=config.clients.minimum_size,
+    )
+    masked = mask_labels(
+        dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
+    )
+    initial = method.initial_parameters(config.seed)
+    return Federation(
+        config=config,
+        dataset=dataset,
+        backbone=backbone,
+        method=method,
+        zero_shot=ZeroShot(backbone, dataset.classes),
+        train_bank=train_bank,
+        test_bank=test_bank,
+        partition=parts,
+        train_labels=masked.train.labels,
+        initial=initial,
+        spec=ParameterSpec.of(initial),
+        schedule=schedule,
+        digest=_digest(config, backbone, dataset.classes),
+    )
+
+
+def resolve_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto|cpu|cuda``.
+
+    Raises:
+        UsageError: ``cuda`` where there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device; use --device cpu")
+    return name
+
+
+def _load_data(config: Config, progress: Progress) -> Dataset:
+    scenes = config.data.scenes
+    return load_dataset(
+        config.data.name,
+        data_root=Path(config.data.root) if config.data.root is not None else None,
+        seed=scenes.seed if config.data.name == "scenes" else config.seed,
+        strict=config.data.strict,
+        settings=DataSettings(
+            train_size=scenes.train_size,
+            test_size=scenes.test_size,
+            bias=scenes.bias,
+            resolution=scenes.resolution,
+        ),
+        progress=lambda done, total: progress.progress("image files", done, total),
+    )
+
+
+def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+    def encode(
+        images: Sequence[Image.Image],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        patches, whole = backbone.encode_images(images)
+        return patches.cpu().numpy(), whole.cpu().numpy()
+
+    return open_or_fill(
+        cache_directory(),
+        backbone=backbone.fingerprint,
+        preprocessing="with the backbone",  # its fingerprint covers the preprocessing
+        split=split,
+        encode=encode,
+        progress=lambda done, total: progress.progress(label, done, total),
+    )
+
+
+def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
+    """Draw the cohort of every round, from the seed alone, so that every method sees the same."""
+    size = max(1, int(config.clients.participation * clients))
+    if config.secagg.mode == "masking" and size < 3:
+        raise UsageError(
+            f"{size} of {clients} clients in a round: masking hides an update among at least 3; use more clients, "
+            "a larger --participation, or --secagg none"
+        )
+    random = generator(config.seed, "schedule")
+    return tuple(
+        tuple(ClientId(int(c)) for c in sorted(random.choice(clients, size=size, replace=False)))
+        for _ in range(config.train.rounds or 0)
+    )
+
+
+def _digest(config: Config, backbone: Backbone, classes: tuple[str, ...]) -> bytes:
+    text = to_toml(config) + backbone.fingerprint + msgspec.json.encode(classes).decode()
+    return hashlib.sha256(text.encode()).digest()

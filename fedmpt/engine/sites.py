@@ -1,0 +1,233 @@
+"""The clients of the in-process engine: each with its own data, budget, ledger, identity key and session.
+
+In a deployment a site is a machine; here all sites live in one process, one trained at a time. What a site keeps to
+itself (data, ledger, secret coins, keys, updates) stays in its object; the server is handed bytes.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fedmpt.config import Config
+from fedmpt.engine.prepare import Federation
+from fedmpt.errors import RunError, UsageError
+from fedmpt.learner import train, train_privately
+from fedmpt.protect import LedgeredSession
+from fedmpt.seeds import generator
+from fedmpt.types import ClientId, GlobalState, Update
+from privacy import (
+    Budget,
+    CalibrationCache,
+    ClipMode,
+    DPPlan,
+    DPSpace,
+    GaussianNoise,
+    Ledger,
+    LedgerTerms,
+    PLDAccountant,
+    PoissonSampler,
+    default_delta,
+    make_plan,
+    public_size,
+)
+from privacy.dpsgd import StepHistory
+from privacy.jacobian import TEXT_BLOCK
+
+RUN_NAME: Final = "run"
+
+
+def public_sizes(federation: Federation) -> list[int]:
+    """Return each client's declared size ``n_public``: its true size rounded down to tens."""
+    return [public_size(len(rows)) for rows in federation.partition.clients]
+
+
+def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
+    """Return the privacy plan of every client, calibrated to spend at most the target over its scheduled rounds.
+
+    Raises:
+        UsageError: delta is larger than 1 / (10 n) of some client, or a client is scheduled in no round.
+    """
+    config = federation.config
+    sizes = public_sizes(federation)
+    delta = config.privacy.delta or default_delta(max(sizes))
+    largest = 1 / (10 * max(sizes))
+    if delta > largest:
+        raise UsageError(
+            f"--dp-delta {delta:g}: must be at most 1/(10 n) = {largest:.3g} for the largest client of about "
+            f"{max(sizes)} images; leave it out for {default_delta(max(sizes)):g}"
+        )
+    cache = CalibrationCache(cache_folder / "calibration.json")
+    accountant = PLDAccountant()
+    batch_size = federation.local.batch_size
+    plans = []
+    for index, size in enumerate(sizes):
+        plans.append(
+            make_plan(
+                n_pub=size,
+                target_epsilon=config.privacy.epsilon,
+                rounds=max(1, federation.rounds_of(ClientId(index))),
+                max_grad_norm=config.privacy.clip or 1.0,
+                batch_size=batch_size,
+                steps_per_round=max(1, round(config.train.local_epochs * size / batch_size)),
+                delta=delta,
+                block_weights=_block_weights(federation),
+                space=DPSpace(config.privacy.space),
+                clip=ClipMode(config.privacy.clip_mode),
+                accountant=accountant,
+                cache=cache,
+            )
+        )
+    return plans
+
+
+def _block_weights(federation: Federation) -> dict[str, float]:
+    """Prompt-side blocks weigh 1, image-side blocks the configured weight."""
+    prompts = federation.method.prompt_blocks
+    weights = dict.fromkeys((TEXT_BLOCK,), 1.0)
+    if federation.config.privacy.space == "prompt":
+        weights = dict.fromkeys(prompts, 1.0)
+    image_weight = federation.config.privacy.adapter_weight or 1.0
+    weights |= {name: image_weight for name in federation.initial if name not in prompts}
+    return weights
+
+
+@dataclass(slots=True)
+class _Guard:
+    """A site's private side: everything of it that must not leave."""
+
+    plan: DPPlan
+    ledger: Ledger
+    budget: Budget
+    sampler: PoissonSampler
+    noise: GaussianNoise
+    history: StepHistory
+    run_epsilon: float = 0.0
+
+
+class Site:
+    """One client of a run."""
+
+    def __init__(
+        self,
+        client: ClientId,
+        federation: Federation,
+        session: LedgeredSession,
+        guard: _Guard | None,
+    ) -> None:
+        self.client = client
+        self.session = session
+        self._federation = federation
+        self._data = federation.client_data(client)
+        self._guard = guard
+        weighted = federation.config.train.weighting == "size"
+        size = guard.plan.n_pub if guard is not None else len(self._data)
+        self.weight = size if weighted else 1
+
+    @property
+    def plan(self) -> DPPlan | None:
+        """The privacy plan, if training is private."""
+        return self._guard.plan if self._guard is not None else None
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon spent so far, as of the last charge; None without privacy."""
+        return self._guard.run_epsilon if self._guard is not None else None
+
+    def train(self, state: GlobalState, *, lr: float) -> Update:
+        """Admit, charge, train.
+
+        Raises:
+            privacy.BudgetExhausted: the round would spend more than the target; nothing was trained.
+        """
+        federation, number = self._federation, state.round + 1
+        device = federation.backbone.device
+        if self._guard is None:
+            order = generator(federation.config.seed, "batches", self.client, number)
+            return train(
+                federation.method,
+                federation.spec,
+                state,
+                self._data,
+                settings=federation.local,
+                lr=lr,
+                weight=self.weight,
+                device=device,
+                order=order,
+            )
+        guard = self._guard
+        charge, admission = guard.budget.charge(number)
+        guard.run_epsilon = admission.run_epsilon
+        self.session.charged(guard.ledger, charge)
+        return train_privately(
+            federation.method,
+            federation.spec,
+            state,
+            self._data,
+            settings=federation.local,
+            lr=lr,
+            weight=self.weight,
+            device=device,
+            plan=guard.plan,
+            sampler=guard.sampler,
+            noise=guard.noise,
+            history=guard.history,
+            prompt_chunk=federation.config.privacy.prompt_chunk,
+        )
+
+    def close(self) -> dict[str, object] | None:
+        """Compare the steps made with those charged, record the final figures, and return this client's account.
+
+        Raises:
+            RunError: steps were made that were not charged.
+        """
+        if self._guard is None:
+            return None
+        guard = self._guard
+        guard.history.require(guard.ledger.events(RUN_NAME))
+        charges = len(guard.ledger.charges)
+        epsilon = guard.budget.close().epsilon if charges else 0.0
+        if epsilon > guard.plan.target_epsilon:
+            raise RunError(
+                f"client {self.client} spent epsilon {epsilon} of {guard.plan.target_epsilon}"
+            )
+        return {
+            "client": self.client,
+            "n_public": guard.plan.n_pub,
+            "epsilon": epsilon,
+            "delta": guard.plan.delta,
+            "noise_multiplier": guard.plan.noise_multiplier,
+            "sample_rate": guard.plan.sample_rate,
+            "steps": guard.history.steps,
+            "rounds": charges,
+        }
+
+
+def open_guards(
+    plans: list[DPPlan], ledgers: Path, *, stack: ExitStack, config: Config
+) -> list[_Guard]:
+    """Open every client's ledger and budget; they close with ``stack``."""
+    accountant = PLDAccountant()
+    guards = []
+    for index, plan in enumerate(plans):
+        terms = LedgerTerms(
+            holding=f"client-{index:03d}",
+            n_pub=plan.n_pub,
+            delta=plan.delta,
+            lifetime_epsilon=config.privacy.epsilon,
+        )
+        ledger = stack.enter_context(Ledger(ledgers / f"client-{index:03d}.jsonl", terms=terms))
+        budget = Budget(ledger=ledger, run=RUN_NAME, plan=plan, accountant=accountant)
+        guards.append(
+            _Guard(
+                plan=plan,
+                ledger=ledger,
+                budget=budget,
+                sampler=PoissonSampler(plan),
+                noise=GaussianNoise(),
+                history=StepHistory(),
+            )
+        )
+    return guards

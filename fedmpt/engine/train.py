@@ -1,0 +1,324 @@
+"""One federated run: prepare, show what will happen, then round after round, then the summary."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from fedmpt.config import Config, to_toml
+from fedmpt.data.features import cache_directory
+from fedmpt.engine.aggregation import Aggregation, simulated_losses
+from fedmpt.engine.listener import Listener, Preview, RoundRecord
+from fedmpt.engine.prepare import Federation, prepare
+from fedmpt.engine.sites import Site, dp_plans, open_guards
+from fedmpt.errors import UsageError
+from fedmpt.learner import predict
+from fedmpt.metrics import Metrics, evaluate
+from fedmpt.protect import Envelope, round_context
+from fedmpt.runstore import RunStore
+from fedmpt.strategy.fedavg import fedavg
+from fedmpt.types import ClientId, GlobalState, RoundPlan, Update
+from privacy import BudgetExhausted, DPPlan
+from secagg import Aggregate, Mode, threshold
+from secagg.cost import predict_bytes
+
+SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
+
+
+def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[str, Any]:
+    """Run a federation as configured and return its summary (the contents of ``summary.json``).
+
+    Args:
+        config: the configuration; rules that depend on the data are applied here.
+        folder: the run folder to create; None for ``runs/TIME-HASH``.
+        listener: told what happens.
+
+    Raises:
+        UsageError: something given cannot be used; no folder was created.
+        privacy.BudgetExhausted: so many clients have spent their budget that no round is possible.
+        secagg.RoundAborted: a round could not be completed in several attempts.
+    """
+    started = time.perf_counter()
+    if folder is not None and folder.exists():
+        raise UsageError(
+            f"--out {folder}: exists already; give another folder, a run is never overwritten"
+        )
+    federation = prepare(config, progress=listener)
+    config = federation.config
+    private = config.privacy.enabled
+    plans = dp_plans(federation, cache_folder=cache_directory()) if private else []
+    envelope = _envelope(federation, plans)
+    store = RunStore(folder or _default_folder(federation))
+    with ExitStack() as stack:
+        aggregation = Aggregation(
+            mode=config.secagg.mode,
+            clients=len(federation.partition),
+            envelope=envelope,
+            private=private,
+            marks=store.folder / "marks",
+        )
+        guards = open_guards(plans, store.ledgers, stack=stack, config=config) if private else None
+        sites = [
+            Site(client, federation, session, guards[client] if guards is not None else None)
+            for client, session in aggregation.sessions.items()
+        ]
+        store.write_text("config.toml", to_toml(config))
+        store.write_json("partition.json", _partition_record(federation))
+        planned = [guard.budget.planned.epsilon for guard in guards] if guards else []
+        listener.preview(_preview(federation, aggregation, plans, planned))
+        run = _Run(federation, aggregation, envelope, sites, store, listener)
+        run.execute()
+        accounts = [account for site in sites if (account := site.close()) is not None]
+    tensors = federation.spec.unflatten(run.state.vector)
+    store.write_bytes(
+        "model.safetensors", save(tensors, metadata={"method": federation.method.name})
+    )
+    summary = run.summary(accounts, seconds=time.perf_counter() - started)
+    store.write_json("summary.json", summary)
+    return summary
+
+
+class _Run:
+    """The loop over rounds and what it gathers."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        aggregation: Aggregation,
+        envelope: Envelope,
+        sites: list[Site],
+        store: RunStore,
+        listener: Listener,
+    ) -> None:
+        self._federation = federation
+        self._aggregation = aggregation
+        self._envelope = envelope
+        self._sites = sites
+        self._store = store
+        self._listener = listener
+        self._config = federation.config
+        self._records: list[RoundRecord] = []
+        self._phase = {"train": 0.0, "secagg": 0.0, "evaluate": 0.0}
+        self._zero_shot_global: Metrics | None = None
+        self.state = GlobalState(round=0, vector=federation.spec.flatten(federation.initial))
+
+    def execute(self) -> None:
+        """Evaluate the frozen CLIP as round 0, then do every round of the schedule."""
+        self._record_zero_shot()
+        for number, cohort in enumerate(self._federation.schedule, start=1):
+            self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
+
+    def _round(self, plan: RoundPlan) -> None:
+        before = dict(self._phase)
+        aggregate, attempts = self._aggregate(plan)
+        self.state = fedavg(self.state, self._envelope.open_mean(aggregate))
+        metrics = self._evaluate()
+        spent = [site.epsilon for site in self._sites if site.epsilon]
+        record = RoundRecord(
+            round=plan.round,
+            rounds=len(self._federation.schedule),
+            metrics=metrics,
+            survivors=aggregate.survivors,
+            dropped=tuple((c, stage.name.lower()) for c, stage in aggregate.dropped.items()),
+            attempts=attempts,
+            epsilon=(min(spent), max(spent)) if spent else None,
+            train_loss=self._envelope.open_loss(aggregate),
+            clipped=self._clipped(aggregate),
+            bytes_up=float(np.mean([aggregate.bytes_up[c] for c in aggregate.survivors])),
+            seconds=tuple((phase, self._phase[phase] - before[phase]) for phase in before),
+        )
+        self._keep(record)
+
+    def _aggregate(self, plan: RoundPlan) -> tuple[Aggregate, int]:
+        """Train the cohort's clients as their sessions ask for updates, and sum what they send."""
+        state, config = self.state, self._config
+        context = round_context(state, lr=plan.lr, run_digest=self._federation.digest)
+        training = 0.0
+
+        def train_site(client: ClientId) -> Update | None:
+            nonlocal training
+            started = time.perf_counter()
+            try:
+                return self._sites[client].train(state, lr=plan.lr)
+            except BudgetExhausted as error:
+                self._listener.warning(f"client {client} leaves the run: {error}")
+                return None
+            finally:
+                training += time.perf_counter() - started
+
+        started = time.perf_counter()
+        result = self._aggregation.run(
+            plan.cohort,
+            train_site,
+            context=context,
+            lost=lambda attempt: simulated_losses(
+                plan.cohort,
+                probability=config.secagg.dropout,
+                seed=config.seed,
+                round_number=plan.round,
+                attempt=attempt,
+            ),
+        )
+        self._phase["train"] += training
+        self._phase["secagg"] += time.perf_counter() - started - training
+        return result
+
+    def _evaluate(self) -> Metrics:
+        started = time.perf_counter()
+        federation = self._federation
+        parameters = federation.spec.unflatten(self.state.vector, federation.backbone.device)
+        scores = predict(federation.method, parameters, federation.test_bank)
+        metrics = evaluate(scores, federation.test_labels)
+        self._phase["evaluate"] += time.perf_counter() - started
+        return metrics
+
+    def _record_zero_shot(self) -> None:
+        started = time.perf_counter()
+        federation = self._federation
+        labels = federation.test_labels
+        pooled = evaluate(predict(federation.zero_shot, {}, federation.test_bank), labels)
+        features = torch.from_numpy(federation.test_bank.global_features())
+        whole = federation.zero_shot.global_scores(features.to(federation.backbone.device))
+        self._zero_shot_global = evaluate(whole.cpu().numpy(), labels)
+        self._phase["evaluate"] += time.perf_counter() - started
+        self._keep(RoundRecord(round=0, rounds=len(federation.schedule), metrics=pooled))
+
+    def _keep(self, record: RoundRecord) -> None:
+        self._records.append(record)
+        self._store.append_metrics(record.as_dict())
+        self._listener.round_done(record)
+
+    def _learning_rate(self, number: int) -> float:
+        """Cosine decay over rounds, from the global round number (clients are stateless)."""
+        largest = self._config.train.lr or 0.0
+        rounds = len(self._federation.schedule)
+        return 0.5 * largest * (1 + math.cos(math.pi * (number - 1) / rounds))
+
+    def _clipped(self, aggregate: Aggregate) -> float:
+        clipped = sum(sum(counts) for counts in aggregate.clip_counts.values())
+        return clipped / (self._federation.spec.size * len(aggregate.survivors))
+
+    def summary(self, accounts: list[dict[str, object]], *, seconds: float) -> dict[str, Any]:
+        """Return the contents of ``summary.json``."""
+        config, federation = self._config, self._federation
+        rounds = self._records[1:]
+        first, last = self._records[0].metrics, self._records[-1].metrics
+        sent = [record.bytes_up for record in rounds]
+        return {
+            "schema": SUMMARY_SCHEMA,
+            "method": config.method.name,
+            "data": config.data.name,
+            "backbone": federation.backbone.name,
+            "seed": config.seed,
+            "rounds": len(rounds),
+            "clients": len(federation.partition),
+            "parameters": federation.spec.size,
+            "folder": str(self._store.folder),
+            "zero_shot": _headline(first),
+            "zero_shot_class_token": _headline(self._zero_shot_global or first),
+            "final": _headline(last),
+            "final_AP": dict(zip(federation.dataset.classes, last.AP, strict=True)),
+            "privacy": {
+                "enabled": config.privacy.enabled,
+                "target_epsilon": config.privacy.epsilon if config.privacy.enabled else None,
+                "delta": accounts[0]["delta"] if accounts else None,
+                "unit": "example",
+                "relation": "add_or_remove_one",
+                "clients": accounts,
+            },
+            "secagg": {
+                "mode": config.secagg.mode,
+                "bytes_up_per_client_round": float(np.mean(sent)) if sent else 0.0,
+                "seconds": self._phase["secagg"],
+                "dropped": sum(len(record.dropped) for record in rounds),
+                "clipped_share": max((record.clipped for record in rounds), default=0.0),
+            },
+            "images_skipped": federation.dataset.train.skipped + federation.dataset.test.skipped,
+            "partition_digest": federation.partition.digest,
+            "seconds": seconds,
+            "seconds_by_phase": dict(self._phase),
+        }
+
+
+def _headline(metrics: Metrics) -> dict[str, float]:
+    return {"mAP": metrics.mAP, "CF1": metrics.CF1, "OF1": metrics.OF1}
+
+
+def _envelope(federation: Federation, plans: list[DPPlan]) -> Envelope:
+    config = federation.config
+    sizes = [plan.n_pub for plan in plans] or [len(rows) for rows in federation.partition.clients]
+    return Envelope.of(
+        size=federation.spec.size,
+        config=config.secagg,
+        private=config.privacy.enabled,
+        largest_weight=max(sizes) if config.train.weighting == "size" else 1,
+        largest_examples=max(sizes) * config.train.local_epochs,
+    )
+
+
+def _default_folder(federation: Federation) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{stamp}-{federation.digest.hex()[:8]}"
+
+
+def _partition_record(federation: Federation) -> dict[str, Any]:
+    """Who holds what; of the simulation's whole data, so a run on private data keeps it to itself."""
+    return {
+        "method": federation.partition.method,
+        "digest": federation.partition.digest,
+        **federation.partition.description.as_dict(),
+    }
+
+
+def _preview(
+    federation: Federation,
+    aggregation: Aggregation,
+    plans: list[DPPlan],
+    planned: list[float],
+) -> Preview:
+    config, local = federation.config, federation.local
+    cohort = len(federation.schedule[0])
+    masked = aggregation.mode is Mode.MASKING
+    params = aggregation.parameters(federation.schedule[0], bytes(32), 1)
+    predicted = predict_bytes(params)
+    return Preview(
+        method=config.method.name,
+        data=f"{federation.dataset.name}: {len(federation.dataset.train)} training and "
+        f"{len(federation.dataset.test)} test images, {len(federation.dataset.classes)} classes",
+        backbone=federation.backbone.name,
+        parameters=federation.spec.size,
+        sizes=tuple(plan.n_pub for plan in plans)
+        or tuple(len(rows) for rows in federation.partition.clients),
+        rounds=len(federation.schedule),
+        cohort=cohort,
+        local=f"{local.optimizer}, learning rate {config.train.lr:g}, "
+        f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
+        target_epsilon=config.privacy.epsilon if plans else None,
+        delta=plans[0].delta if plans else None,
+        noise_multipliers=_range([plan.noise_multiplier for plan in plans]),
+        sample_rates=_range([plan.sample_rate for plan in plans]),
+        steps=(
+            min(plan.steps_per_round * plan.rounds for plan in plans),
+            max(plan.steps_per_round * plan.rounds for plan in plans),
+        )
+        if plans
+        else None,
+        planned_epsilons=_range(planned),
+        space=config.privacy.space if plans else None,
+        secagg=config.secagg.mode,
+        tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
+        bytes_up=predicted.up(),
+        bytes_down=predicted.down(),
+    )
+
+
+def _range(values: list[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if values else None

@@ -1,0 +1,253 @@
+"""One client's local training, private or not: from the released state and own data to an `Update`.
+
+Clients are stateless between rounds: a fresh optimiser starts from the broadcast parameters each time. Losses are
+summed over a batch (the paper's Eq. 12 has no divisor), so a gradient is a mean times the public batch size.
+
+Dimensions: ``b`` examples of a chunk, ``M`` patches, ``D`` width, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmpt.data.dataset import LabelMatrix
+from fedmpt.data.features import FeatureBank
+from fedmpt.methods.base import Method, Parameters
+from fedmpt.types import GlobalState, ParameterSpec, Update
+from privacy import DPPlan, DPSpace, NoiseSource, PoissonSampler
+from privacy.dpsgd import PrivateGradient, StepHistory
+from privacy.jacobian import TEXT_BLOCK, PromptSpace, Space, TextSpace
+
+EXAMPLES_PER_CHUNK: Final = 64  # bounds the memory of per-example gradients, whatever the batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientData:
+    """What one client holds: rows of the feature bank and their labels.
+
+    Attributes:
+        bank: features of the whole training split, memory-mapped.
+        rows: int64 ``[n]``, this client's rows of the bank.
+        labels: int8 ``[n, C]``.
+    """
+
+    bank: FeatureBank
+    rows: NDArray[np.int64]
+    labels: LabelMatrix
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return patches float32 ``[b, M, D]`` and labels int8 ``[b, C]`` of some own examples."""
+        patches = torch.from_numpy(self.bank.patches(self.rows[positions]))
+        return patches.to(device), torch.from_numpy(self.labels[positions]).to(device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalSettings:
+    """The local optimiser.
+
+    Attributes:
+        optimizer: ``sgd`` or ``adam``.
+        momentum: of SGD.
+        weight_decay: L2 penalty, data-free.
+        batch_size: images of a step; under DP the public expected number.
+        epochs: passes over the data in a round, without DP (under DP the plan fixes the steps).
+    """
+
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+
+
+def train(
+    method: Method,
+    spec: ParameterSpec,
+    state: GlobalState,
+    data: ClientData,
+    *,
+    settings: LocalSettings,
+    lr: float,
+    weight: int,
+    device: torch.device,
+    order: np.random.Generator,
+) -> Update:
+    """Train without privacy.
+
+    Args:
+        method: the method.
+        spec: layout of the parameters.
+        state: the broadcast state; not changed.
+        data: this client's data.
+        settings: the local optimiser.
+        lr: this round's learning rate.
+        weight: this client's weight in the average.
+        device: where to compute.
+        order: shuffles the examples.
+
+    Returns:
+        The update with summed loss and number of examples seen.
+    """
+    parameters = _leaves(spec, state, device)
+    optimizer = _optimizer(parameters, settings, lr)
+    loss_sum, seen = 0.0, 0
+    for positions in _epochs(len(data), settings, order):
+        patches, labels = data.take(positions, device)
+        scores = method.score(parameters, method.encode_text(parameters), patches)
+        loss = method.loss(scores, labels).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss_sum += float(loss.detach())
+        seen += len(positions)
+    delta = spec.flatten(parameters) - state.vector
+    return Update(delta=delta, weight=weight, loss_sum=loss_sum, examples=seen)
+
+
+def train_privately(
+    method: Method,
+    spec: ParameterSpec,
+    state: GlobalState,
+    data: ClientData,
+    *,
+    settings: LocalSettings,
+    lr: float,
+    weight: int,
+    device: torch.device,
+    plan: DPPlan,
+    sampler: PoissonSampler,
+    noise: NoiseSource,
+    history: StepHistory,
+    prompt_chunk: int = 1,
+) -> Update:
+    """Train with DP-SGD; call it only for a round that is charged already.
+
+    Guarantee: the update is post-processing of ``plan.steps_per_round`` releases, each a Poisson-subsampled Gaussian
+    mechanism over this client's examples (add or remove one; unit: one example). Every number besides the releases is
+    public: batch size, denominator, steps and weight come from the plan, none from ``len(data)``.
+
+    Args:
+        method: the method; its score and loss treat every example alone.
+        spec: layout of the parameters.
+        state: the broadcast state; not changed.
+        data: this client's data.
+        settings: the local optimiser; ``epochs`` is not used.
+        lr: this round's learning rate.
+        weight: this client's public weight in the average.
+        device: where to compute.
+        plan: the accepted plan.
+        sampler: draws the batches, with secret coins.
+        noise: where noise comes from.
+        history: counts the noised steps over rounds.
+        prompt_chunk: examples a backward pass, in the ``prompt`` space.
+
+    Returns:
+        The update. It carries no loss and no count of examples: those would be further releases.
+
+    Raises:
+        privacy.StepError: the steps made are not those charged.
+    """
+    parameters = _leaves(spec, state, device)
+    optimizer = _optimizer(parameters, settings, lr)
+    space: Space = (
+        PromptSpace(method.encode_text, chunk=prompt_chunk)
+        if plan.space is DPSpace.PROMPT
+        else TextSpace(method.encode_text)
+    )
+    prompts = {name: parameters[name] for name in method.prompt_blocks}
+    others = {name: value for name, value in parameters.items() if name not in prompts}
+    shapes = {name: tuple(value.shape) for name, value in others.items()} | space.block_shapes(
+        prompts
+    )
+    gradient = PrivateGradient(
+        plan=plan, shapes=shapes, noise=noise, history=history, device=device
+    )
+    for _ in range(plan.steps_per_round):
+        text = space.encode(prompts)
+        head = {name: value.detach() for name, value in others.items()} | {TEXT_BLOCK: text}
+        chunks = _chunks(sampler.draw(len(data)))
+        for index, positions in enumerate(chunks):
+            rows = _per_example_gradients(method, head, *data.take(positions, device))
+            rows |= space.rows(rows.pop(TEXT_BLOCK))
+            if index < len(chunks) - 1:
+                gradient.accumulate(rows)
+            else:
+                released = gradient.release(rows)
+        released |= space.to_prompt_gradient(released)
+        for name, value in parameters.items():
+            value.grad = released[name] * plan.expected_batch_size
+        optimizer.step()
+    gradient.finish()
+    return Update(delta=spec.flatten(parameters) - state.vector, weight=weight)
+
+
+def predict(method: Method, parameters: Parameters, bank: FeatureBank) -> NDArray[np.float32]:
+    """Return the scores of all images of a bank: float32 ``[n, C]``."""
+    with torch.no_grad():
+        text = method.encode_text(parameters)
+        scores = [
+            method.score(parameters, text, torch.from_numpy(bank.patches(rows)).to(text.device))
+            for rows in _chunks(np.arange(len(bank)))
+        ]
+        result: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
+    return result
+
+
+def _per_example_gradients(
+    method: Method, head: Parameters, patches: Tensor, labels: Tensor
+) -> Parameters:
+    """Return the gradient of every example's own loss in every head tensor: name -> ``[b, *shape]``."""
+    if len(patches) == 0:  # an empty Poisson batch is a step like any other
+        return {name: value.new_zeros((0, *value.shape)) for name, value in head.items()}
+
+    def loss_of_one(values: Parameters, image: Tensor, label: Tensor) -> Tensor:
+        others = {name: value for name, value in values.items() if name != TEXT_BLOCK}
+        scores = method.score(others, values[TEXT_BLOCK], image.unsqueeze(0))
+        return method.loss(scores, label.unsqueeze(0)).squeeze(0)
+
+    gradients = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0, 0))(
+        head, patches, labels
+    )
+    return dict(gradients)
+
+
+def _leaves(spec: ParameterSpec, state: GlobalState, device: torch.device) -> Parameters:
+    return {
+        name: value.requires_grad_() for name, value in spec.unflatten(state.vector, device).items()
+    }
+
+
+def _optimizer(parameters: Parameters, settings: LocalSettings, lr: float) -> torch.optim.Optimizer:
+    values = list(parameters.values())
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(values, lr=lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        values, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def _epochs(
+    n: int, settings: LocalSettings, order: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Yield shuffled batches; the last of an epoch may be smaller."""
+    for _ in range(settings.epochs):
+        shuffled = order.permutation(n)
+        for start in range(0, n, settings.batch_size):
+            yield shuffled[start : start + settings.batch_size]
+
+
+def _chunks(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Split positions into chunks of bounded size; an empty array is one empty chunk."""
+    count = max(1, math.ceil(len(positions) / EXAMPLES_PER_CHUNK))
+    return np.array_split(positions, count)

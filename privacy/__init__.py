@@ -1,0 +1,138 @@
+"""Differential privacy for federated learning: events, accountants, ledger, and the DP-SGD step.
+
+The order of use is the order of trust: a `DPPlan` fixes every public number, a `Budget` admits a
+round and writes it to the `Ledger` before secret coins are drawn, a `PoissonSampler` and a
+`PrivateGradient` do what was charged. Names that need torch are loaded on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from privacy.accountant import (
+    Accountant,
+    EpsilonFigures,
+    PLDAccountant,
+    PRVAccountant,
+    RDPAccountant,
+    accountant_named,
+    cross_checked,
+    display_epsilon,
+    replace_one_epsilon,
+)
+from privacy.budget import Admission, Budget
+from privacy.calibrate import CalibrationCache, calibrate_noise_multiplier
+from privacy.errors import (
+    AccountingError,
+    BudgetExhausted,
+    CalibrationError,
+    ConfigurationError,
+    GradientShapeError,
+    LedgerConflict,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerLocked,
+    LedgerRolledBack,
+    PrivacyError,
+    StepError,
+    UnsupportedEvent,
+)
+from privacy.events import Event, NeighbouringRelation, PrivacyUnit, SampledGaussian
+from privacy.ledger import (
+    Charge,
+    Ledger,
+    LedgerHead,
+    LedgerHistory,
+    LedgerTerms,
+    Signer,
+    Verifier,
+    read_ledger,
+)
+from privacy.noise import GaussianNoise, NoiseSource
+from privacy.plan import (
+    ClipMode,
+    DPPlan,
+    DPSpace,
+    default_delta,
+    equal_share_weights,
+    least_noise_weights,
+    make_plan,
+    public_size,
+)
+from privacy.sampling import PoissonSampler
+
+if TYPE_CHECKING:
+    from privacy.dpsgd import PrivateGradient, StepHistory
+    from privacy.jacobian import PromptSpace, Space, TextSpace, make_space
+
+_NEED_TORCH = {
+    "PrivateGradient": "privacy.dpsgd",
+    "StepHistory": "privacy.dpsgd",
+    "PromptSpace": "privacy.jacobian",
+    "Space": "privacy.jacobian",
+    "TextSpace": "privacy.jacobian",
+    "make_space": "privacy.jacobian",
+}
+
+__all__ = [
+    "Accountant",
+    "AccountingError",
+    "Admission",
+    "Budget",
+    "BudgetExhausted",
+    "CalibrationCache",
+    "CalibrationError",
+    "Charge",
+    "ClipMode",
+    "ConfigurationError",
+    "DPPlan",
+    "DPSpace",
+    "EpsilonFigures",
+    "Event",
+    "GaussianNoise",
+    "GradientShapeError",
+    "Ledger",
+    "LedgerConflict",
+    "LedgerCorrupt",
+    "LedgerError",
+    "LedgerHead",
+    "LedgerHistory",
+    "LedgerLocked",
+    "LedgerRolledBack",
+    "LedgerTerms",
+    "NeighbouringRelation",
+    "NoiseSource",
+    "PLDAccountant",
+    "PRVAccountant",
+    "PoissonSampler",
+    "PrivacyError",
+    "PrivacyUnit",
+    "PrivateGradient",
+    "PromptSpace",
+    "RDPAccountant",
+    "SampledGaussian",
+    "Signer",
+    "Space",
+    "StepError",
+    "StepHistory",
+    "TextSpace",
+    "UnsupportedEvent",
+    "Verifier",
+    "accountant_named",
+    "calibrate_noise_multiplier",
+    "cross_checked",
+    "default_delta",
+    "display_epsilon",
+    "equal_share_weights",
+    "least_noise_weights",
+    "make_plan",
+    "make_space",
+    "public_size",
+    "read_ledger",
+    "replace_one_epsilon",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_TORCH:
+        return getattr(importlib.import_module(_NEED_TORCH[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

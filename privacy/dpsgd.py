@@ -1,0 +1,307 @@
+"""One noised release of clipped per-example gradients over named blocks.
+
+A step computes, with public weights w_b and one joint norm over all blocks,
+
+    v_i  = (w_b * g_ib for every block b)           zero in all blocks if its norm is not finite
+    r    = sum_i clip(v_i) + sigma * C * N(0, I)    the only thing that depends on data
+    out  = r_b / (w_b * q * n_pub)                  public denominators only
+
+Opacus' `DPOptimizer` clips, sums, scales and counts; `grad_sample` is set by hand.
+`PrivacyEngine.make_private` is not used: its denominator is `int(n * q)`, which puts the private
+size into the scale of the noise.
+
+Neighbouring relation: add or remove one; unit: one example (one row of every block).
+Source: Abadi et al., arXiv 1607.00133; Opacus, arXiv 2109.12298; normalised clipping, arXiv
+2206.07136.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from opacus.accountants import PRVAccountant
+from opacus.optimizers import DPOptimizer
+
+from privacy.errors import GradientShapeError, StepError
+from privacy.events import Event
+from privacy.noise import NoiseSource
+from privacy.plan import ClipMode, DPPlan
+
+_NORMALISE_SHIFT = 0.01  # in units of C; keeps the factor finite at norm 0
+
+# Letters: b examples of a batch (0 or more), K blocks.
+
+
+class SecretNoiseDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
+    """Opacus' optimiser with noise from a `NoiseSource` and, on request, normalised clipping."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise: NoiseSource,
+        clip: ClipMode,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        expected_batch_size: float,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=expected_batch_size,
+            loss_reduction="mean",
+        )
+        self._noise = noise
+        self._clip = clip
+
+    def clip_and_accumulate(self) -> None:
+        """Clips jointly over all parameters and adds the sum to `summed_grad`.
+
+        The sum of one call changes by at most C in L2 norm when one row is added or removed.
+        Normalised clipping rescales the rows to norm at most C first; Opacus' own clipping then
+        leaves them as they are.
+        """
+        if self._clip is ClipMode.NORMALISE and len(self.grad_samples[0]) > 0:
+            norms = joint_norms(self.grad_samples)  # [b]
+            factors = self.max_grad_norm / (norms + _NORMALISE_SHIFT * self.max_grad_norm)  # [b]
+            for parameter in self.params:
+                parameter.grad_sample = _scale_rows(parameter.grad_sample, factors)
+        super().clip_and_accumulate()
+
+    def add_noise(self) -> None:
+        """Adds secret noise of standard deviation `sigma * C`, once per sum."""
+        for parameter in self.params:
+            if getattr(parameter.summed_grad, "_processed", False):
+                raise StepError("noise was already added to this sum")
+            noise = torch.from_numpy(
+                self._noise.gaussian(
+                    parameter.numel(),
+                    standard_deviation=self.noise_multiplier * self.max_grad_norm,
+                )
+            ).view_as(parameter)
+            parameter.grad = parameter.summed_grad + noise.to(parameter.device)
+            parameter.summed_grad._processed = True
+
+
+class StepHistory:
+    """Counts the noised steps that really happened, through Opacus' own accounting hook.
+
+    One object serves one stretch of a ledger: from its creation, over all rounds, to the end of the
+    process. It is evidence, not the account: the account is the ledger.
+    """
+
+    def __init__(self) -> None:
+        self._accountant: Any = PRVAccountant()
+
+    @property
+    def steps(self) -> int:
+        """All steps so far."""
+        return sum(steps for _, _, steps in self._accountant.history)
+
+    def require(self, events: Sequence[Event]) -> None:
+        """Raises `StepError` unless the steps taken are exactly those of the charged events.
+
+        Args:
+            events: Everything that was charged since this object was created.
+        """
+        taken: Counter[tuple[float, float]] = Counter()
+        for noise_multiplier, sample_rate, steps in self._accountant.history:
+            taken[sample_rate, noise_multiplier] += steps
+        charged: Counter[tuple[float, float]] = Counter()
+        for event in events:
+            charged[event.sample_rate, event.noise_multiplier] += event.steps
+        if taken != charged:
+            raise StepError(
+                f"steps taken {sorted(taken.items())} are not the steps charged "
+                f"{sorted(charged.items())}; nothing of this round may be released"
+            )
+
+    def _attach(self, optimizer: SecretNoiseDPOptimizer, sample_rate: float) -> None:
+        optimizer.attach_step_hook(self._accountant.get_optimizer_hook_fn(sample_rate=sample_rate))
+
+
+class PrivateGradient:
+    """The private steps of one client in one charged round.
+
+    Guarantee: given its past, each `release` is one Gaussian mechanism of noise multiplier
+    `plan.noise_multiplier` on the rows it is given: adding or removing one row changes the sum
+    before noise by at most C, jointly over blocks. With rows drawn by `PoissonSampler(plan)` all
+    releases of a round are `plan.round_event()`. This holds for any rows, whatever produced them,
+    as long as each row depends on one example and on released values only, and an example has one
+    row in a step.
+
+    | case | result |
+    |---|---|
+    | no rows | noise alone, and a step like any other |
+    | a row whose joint norm is not finite | counted as zero in all blocks |
+    | more steps than `plan.steps_per_round` | `StepError`, before anything is drawn |
+    | a step that failed half-way (the noise source raised) | `StepError` from then on |
+
+    Args:
+        plan: The accepted plan.
+        shapes: Block name -> shape of its parameters (without the batch dimension).
+        noise: Where noise comes from; `GaussianNoise()` outside tests.
+        history: Counts steps over rounds; a new one by default.
+        device: Where sums and results live.
+
+    Raises:
+        ConfigurationError: The plan has weights, but not for every block.
+        GradientShapeError: There are no blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: DPPlan,
+        shapes: Mapping[str, tuple[int, ...]],
+        noise: NoiseSource,
+        history: StepHistory | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not shapes:
+            raise GradientShapeError("there must be at least one block")
+        self._plan = plan
+        self._weights = {name: plan.weight(name) for name in shapes}
+        self._parameters = {
+            name: torch.nn.Parameter(torch.zeros(shape, dtype=torch.float32, device=device))
+            for name, shape in shapes.items()
+        }
+        self._history = StepHistory() if history is None else history
+        self._optimizer = SecretNoiseDPOptimizer(
+            torch.optim.SGD(list(self._parameters.values()), lr=0.0),
+            noise=noise,
+            clip=plan.clip,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.max_grad_norm,
+            expected_batch_size=plan.expected_batch_size,
+        )
+        self._history._attach(self._optimizer, plan.sample_rate)
+        self._steps = 0
+        self._sound = True
+
+    @property
+    def history(self) -> StepHistory:
+        """The counter of steps."""
+        return self._history
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the charged round that are still to be made."""
+        return self._plan.steps_per_round - self._steps
+
+    def accumulate(self, grad_samples: Mapping[str, torch.Tensor]) -> None:
+        """Clips and adds a chunk of the step's batch, without noise; `release` ends the step.
+
+        Args:
+            grad_samples: As for `release`.
+        """
+        self._require_step_left()
+        self._check(grad_samples)
+        self._sound = False
+        self._load(grad_samples)
+        self._optimizer.signal_skip_step(do_skip=True)
+        self._optimizer.pre_step()
+        self._optimizer.zero_grad()
+        self._sound = True
+
+    def release(self, grad_samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Clips, sums and noises the (rest of the) step's batch.
+
+        Args:
+            grad_samples: Block -> float32 `[b, *shape]`, unweighted per-example gradients; the same
+                b >= 0 for all.
+
+        Returns:
+            Block -> float32 `[*shape]`: noised sum divided by `w_b * q * n_pub`.
+
+        Raises:
+            GradientShapeError: Blocks, shapes or dtypes are not those announced. Nothing was drawn.
+            StepError: All steps of the round are done.
+        """
+        self._require_step_left()
+        self._check(grad_samples)
+        self._sound = False
+        self._load(grad_samples)
+        self._optimizer.pre_step()
+        released = {
+            name: parameter.grad.detach() / self._weights[name]
+            for name, parameter in self._parameters.items()
+            if parameter.grad is not None
+        }
+        self._optimizer.zero_grad(set_to_none=True)
+        self._steps += 1
+        self._sound = True
+        return released
+
+    def finish(self) -> None:
+        """Raises `StepError` unless exactly the charged steps were made; call it before sending."""
+        if self.steps_left:
+            raise StepError(
+                f"{self._steps} of {self._plan.steps_per_round} charged steps were made; "
+                "an empty batch is a step too"
+            )
+
+    def _require_step_left(self) -> None:
+        if not self._sound:
+            raise StepError("an earlier step failed half-way; a repeated round is charged again")
+        if self.steps_left <= 0:
+            raise StepError(f"all {self._plan.steps_per_round} charged steps of the round are done")
+
+    def _load(self, grad_samples: Mapping[str, torch.Tensor]) -> None:
+        weighted = {
+            name: _weighted(grad_samples[name], self._weights[name], parameter.device)
+            for name, parameter in self._parameters.items()
+        }
+        finite = torch.isfinite(joint_norms(list(weighted.values())))  # [b]
+        everything_finite = bool(finite.all())
+        for name, parameter in self._parameters.items():
+            rows = weighted[name]  # [b, *shape]
+            if not everything_finite:
+                rows = torch.where(finite.view(-1, *(1,) * parameter.dim()), rows, 0.0)
+            parameter.grad_sample = rows  # type: ignore[attr-defined]  # opacus' own convention
+
+    def _check(self, grad_samples: Mapping[str, torch.Tensor]) -> None:
+        if set(grad_samples) != set(self._parameters):
+            raise GradientShapeError(
+                f"blocks {sorted(grad_samples)} are not the announced {sorted(self._parameters)}"
+            )
+        sizes = set()
+        for name, parameter in self._parameters.items():
+            rows = grad_samples[name]
+            if rows.dtype is not torch.float32:
+                raise GradientShapeError(f"block {name!r}: dtype {rows.dtype}, must be float32")
+            if rows.dim() == 0 or rows.shape[1:] != parameter.shape:
+                raise GradientShapeError(
+                    f"block {name!r}: rows of shape {tuple(rows.shape[1:])}, "
+                    f"must be {tuple(parameter.shape)}"
+                )
+            sizes.add(rows.shape[0])
+        if len(sizes) != 1:
+            raise GradientShapeError("the blocks do not have the same number of rows")
+
+
+def joint_norms(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """L2 norm of each example over all blocks.
+
+    Args:
+        rows: K tensors `[b, *shape]`.
+
+    Returns:
+        float32 `[b]`.
+    """
+    per_block = [block.flatten(1) if block.dim() > 1 else block[:, None] for block in rows]
+    norms = [torch.linalg.vector_norm(block, dim=1) for block in per_block]  # K times [b]
+    joint: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
+    return joint  # [b]
+
+
+def _weighted(rows: torch.Tensor, weight: float, device: torch.device) -> torch.Tensor:
+    # A new tensor in every case: Opacus marks what it has used, and the caller's tensor is not ours
+    # to mark.
+    return rows.detach().to(device) * weight
+
+
+def _scale_rows(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    return rows * factors.view(-1, *(1,) * (rows.dim() - 1))

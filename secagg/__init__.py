@@ -1,0 +1,71 @@
+"""Secure aggregation: a server learns the sum of its clients' vectors, and no vector.
+
+NumPy integers and bytes in, bytes out; no input or output of its own. `open_client` and
+`open_server` make sessions; the caller carries bytes between them. `docs/secagg.md` says what is
+promised to whom.
+"""
+
+from secagg.aggregate import Aggregate, Transcript
+from secagg.api import ClientSession, InputWanted, Reply, Requests, ServerSession
+from secagg.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InputError,
+    MessageError,
+    NonFiniteInput,
+    PolicyViolation,
+    ProtocolError,
+    RoundAborted,
+    SecAggError,
+    StateError,
+)
+from secagg.fixedpoint import Update
+from secagg.inprocess import run_round
+from secagg.keys import SignatureCache, SigningKey
+from secagg.layout import CountSegment, FixedSegment, Layout, Segment
+from secagg.params import Mode, RoundParams, Stage, new_run_id
+from secagg.policy import Policy
+from secagg.roster import Identity, Member, Roster
+from secagg.sessions import open_client, open_server
+from secagg.threshold import default_colluders, guaranteed_honest, threshold
+
+__all__ = [
+    "Aggregate",
+    "AuthenticationError",
+    "ClientSession",
+    "ConfigurationError",
+    "CountSegment",
+    "FixedSegment",
+    "Identity",
+    "InputError",
+    "InputWanted",
+    "Layout",
+    "Member",
+    "MessageError",
+    "Mode",
+    "NonFiniteInput",
+    "Policy",
+    "PolicyViolation",
+    "ProtocolError",
+    "Reply",
+    "Requests",
+    "Roster",
+    "RoundAborted",
+    "RoundParams",
+    "SecAggError",
+    "Segment",
+    "ServerSession",
+    "SignatureCache",
+    "SigningKey",
+    "Stage",
+    "StateError",
+    "Transcript",
+    "Update",
+    "default_colluders",
+    "guaranteed_honest",
+    "new_run_id",
+    "open_client",
+    "open_server",
+    "run_round",
+    "threshold",
+]

@@ -1,0 +1,141 @@
+"""Every byte string that this package hashes, signs or binds a key to.
+
+`enc` is injective: a label and its parts can be read back from the result in one way only, so two
+different statements never share a digest. Nothing here depends on how messages are serialised.
+A digest chain commits everyone to one history: P (parameters) enters M (cohort), M enters V
+(sharers), V enters every upload digest and R (survivors), and signatures cover the last link known.
+
+Source: labels and values as listed in `docs/secagg.md`; the primitive is SHA-256 (FIPS 180-4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+
+DIGEST_BYTES = 32
+_DOMAIN = b"secagg/v1/"
+
+
+def u8(value: int) -> bytes:
+    """One byte."""
+    return struct.pack("<B", value)
+
+
+def u16(value: int) -> bytes:
+    """Two bytes, little-endian."""
+    return struct.pack("<H", value)
+
+
+def u32(value: int) -> bytes:
+    """Four bytes, little-endian."""
+    return struct.pack("<I", value)
+
+
+def u64(value: int) -> bytes:
+    """Eight bytes, little-endian."""
+    return struct.pack("<Q", value)
+
+
+def f64(value: float) -> bytes:
+    """Eight bytes, IEEE 754 binary64, little-endian."""
+    return struct.pack("<d", value)
+
+
+def length_prefixed(part: bytes) -> bytes:
+    """`part` after its own length as u32."""
+    return u32(len(part)) + part
+
+
+def enc(label: str, *parts: bytes) -> bytes:
+    """The injective encoding of a label and its parts."""
+    return b"".join(map(length_prefixed, (_DOMAIN + label.encode("ascii"), *parts)))
+
+
+def digest(label: str, *parts: bytes) -> bytes:
+    """SHA-256 of `enc(label, *parts)`; 32 bytes."""
+    return hashlib.sha256(enc(label, *parts)).digest()
+
+
+# The digest chain ---------------------------------------------------------------------------
+
+
+def params_digest(canonical: bytes) -> bytes:
+    """P: the round's public parameters."""
+    return digest("params", canonical)
+
+
+def cohort_digest(params: bytes, keys: Sequence[tuple[int, bytes, bytes]]) -> bytes:
+    """M: who takes part, with (id, mask key, share key) in ascending order of id."""
+    records = (u32(client) + mask + share for client, mask, share in keys)
+    return digest("cohort", params, u16(len(keys)), *records)
+
+
+def sharers_digest(cohort: bytes, bitmap: bytes) -> bytes:
+    """V: which members of M dealt their shares, as a bitmap over the ranks in M."""
+    return digest("sharers", cohort, bitmap)
+
+
+def upload_digest(view: bytes, client: int, body: bytes) -> bytes:
+    """h_i: one packed upload. `view` is V, or P in plain mode."""
+    return digest("upload", view, u32(client), body)
+
+
+def survivors_digest(view: bytes, uploads: Iterable[tuple[int, bytes]]) -> bytes:
+    """R: whose uploads are in the sum, as (id, h_id) in ascending order of id."""
+    records = [u32(client) + upload for client, upload in uploads]
+    return digest("survivors", view, u16(len(records)), *records)
+
+
+def commitment(cohort: bytes, client: int, seed: bytes) -> bytes:
+    """What binds a client to its self-mask seed; the seed has 256 bits, so it also hides it."""
+    return digest("commit", cohort, u32(client), seed)
+
+
+# What is signed -----------------------------------------------------------------------------
+
+
+def request_statement(params: bytes, stage: int, stage_digest: bytes) -> bytes:
+    """Signed by the coordinator: the request of this stage rests on this digest."""
+    return digest("sign/request", params, u8(stage), stage_digest)
+
+
+def advert_statement(params: bytes, client: int, mask_key: bytes, share_key: bytes) -> bytes:
+    """Signed by a client: these are my keys of this round."""
+    return digest("sign/advert", params, u32(client), mask_key, share_key)
+
+
+def bundle_statement(cohort: bytes, client: int, seed_commitment: bytes, sealed: bytes) -> bytes:
+    """Signed by a client: I dealt these sealed shares, of this seed."""
+    return digest(
+        "sign/bundle", cohort, u32(client), seed_commitment, hashlib.sha256(sealed).digest()
+    )
+
+
+def upload_statement(view: bytes, client: int, upload: bytes) -> bytes:
+    """Signed by a client: this is my upload, made under this view."""
+    return digest("sign/upload", view, u32(client), upload)
+
+
+def confirm_statement(survivors: bytes) -> bytes:
+    """Signed by a client, once: this is the survivor list I accept."""
+    return digest("sign/confirm", survivors)
+
+
+def reveal_statement(
+    survivors: bytes, client: int, seed: bytes, shares: Sequence[tuple[int, int, bytes]]
+) -> bytes:
+    """Signed by a client: for this list I opened these (owner, kind) shares, with these values.
+
+    The values enter as a digest, so the statement can be checked later without knowing them.
+    """
+    kinds = b"".join(u32(owner) + u8(kind) for owner, kind, _ in shares)
+    values = b"".join((seed, *(value for _, _, value in shares)))
+    hashed = hashlib.sha256(values).digest()
+    return digest("sign/reveal", survivors, u32(client), kinds, hashed)
+
+
+def refuse_statement(params: bytes, client: int, stage: int, code: int) -> bytes:
+    """Signed by a client: I leave this round at this stage."""
+    return digest("sign/refuse", params, u32(client), u8(stage), u16(code))

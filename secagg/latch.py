@@ -1,0 +1,81 @@
+"""One answer to each stage: what a client remembers of the requests it has answered.
+
+The identical request gets the identical reply; any other for the same stage is refused, and if the
+coordinator signed both, the pair of signatures proves that it equivocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from secagg.errors import Equivocation, Latched
+from secagg.params import Stage
+from secagg.participant import SignedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    fingerprint: bytes
+    request: SignedRequest
+    reply: bytes | None
+
+
+class Latches:
+    """The stages answered in one sequence.
+
+    Args:
+        keep_replies: whether the last reply is kept for a repeated request. Without it a repeated
+            request is refused, and no upload stays in memory.
+    """
+
+    def __init__(self, *, keep_replies: bool) -> None:
+        self._keep_replies = keep_replies
+        self._answered: dict[Stage, _Answered] = {}
+
+    def close(
+        self, stage: Stage, request_bytes: bytes, request: SignedRequest, reply: bytes
+    ) -> None:
+        """Records the one reply to a stage; replies to earlier stages are forgotten."""
+        for earlier, answered in self._answered.items():
+            self._answered[earlier] = _Answered(answered.fingerprint, answered.request, None)
+        self._answered[stage] = _Answered(
+            _fingerprint(request_bytes), request, reply if self._keep_replies else None
+        )
+
+    def repeated(self, stage: Stage, request_bytes: bytes) -> bytes | None:
+        """The reply kept for this very request; None if the stage is open.
+
+        Raises:
+            Latched: the request was answered and its reply is no longer kept.
+        """
+        answered = self._answered.get(stage)
+        if answered is None or answered.fingerprint != _fingerprint(request_bytes):
+            return None
+        if answered.reply is None:
+            raise Latched(f"stage {stage.name}: answered, and the reply is no longer kept")
+        return answered.reply
+
+    def check_open(self, stage: Stage, request: SignedRequest) -> None:
+        """Returns if the stage has not been answered.
+
+        Raises:
+            Equivocation: it has, and this genuine request rests on another digest.
+            Latched: it has, by a request that rests on the same digest.
+        """
+        answered = self._answered.get(stage)
+        if answered is None:
+            return
+        if answered.request.digest != request.digest:
+            raise Equivocation(
+                f"stage {stage.name}: the coordinator signed two different requests",
+                (
+                    answered.request.digest + answered.request.signature,
+                    request.digest + request.signature,
+                ),
+            )
+        raise Latched(f"stage {stage.name}: answered; a second answer would break the protocol")
+
+
+def _fingerprint(request: bytes) -> bytes:
+    return hashlib.sha256(request).digest()

@@ -1,0 +1,339 @@
+"""The bytes on the wire: a fixed 44-byte header, then one strictly decoded MessagePack array.
+
+Every message names its type, suite, round (P) and sender in the header. Lists of clients travel as
+tables of fixed-width records, so sizes depend on numbers of clients alone. Decoding accepts one
+encoding of each content and nothing else; it takes its size limit from the caller before it parses.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from itertools import pairwise
+from typing import Annotated, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from secagg.digests import DIGEST_BYTES
+from secagg.errors import (
+    Malformed,
+    MessageError,
+    NonCanonical,
+    Oversized,
+    SecAggError,
+    UnsupportedSuite,
+    UnsupportedVersion,
+    WrongStage,
+)
+from secagg.keys import KEY_BYTES, SIGNATURE_BYTES
+from secagg.params import PROTOCOL_VERSION, SUITE, RoundParams
+
+MAGIC = b"FMSA"
+HEADER = struct.Struct("<4sBBH32sI")
+SEALED_BYTES = 92  # nonce 12, two shares of 32, tag 16
+MAX_OPEN_BYTES = 1 << 16
+_FRAMING_BYTES = 64  # MessagePack array and length prefixes, with room to spare
+
+_Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+_Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+_Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+
+class Kind(IntEnum):
+    """Message types: requests of the coordinator are odd, replies of clients even."""
+
+    OPEN = 1
+    ADVERT = 2
+    COHORT = 3
+    BUNDLE = 4
+    COLLECT = 5
+    UPLOAD = 6
+    SURVIVORS = 7
+    CONFIRM = 8
+    REQUEST = 9
+    REVEAL = 10
+    REFUSE = 12
+
+
+class Header(NamedTuple):
+    """What every message says of itself, before any of it is believed."""
+
+    kind: Kind
+    params: bytes
+    sender: int
+
+
+# Records of the tables ----------------------------------------------------------------------
+
+
+class AdvertRow(NamedTuple):
+    """A client's round keys, signed by it."""
+
+    client: int
+    mask_key: bytes
+    share_key: bytes
+    signature: bytes
+
+
+class SurvivorRow(NamedTuple):
+    """An accepted upload's digest, signed by its author."""
+
+    client: int
+    upload: bytes
+    signature: bytes
+
+
+class ConfirmRow(NamedTuple):
+    """A signature on the survivor list."""
+
+    client: int
+    signature: bytes
+
+
+class ShareRow(NamedTuple):
+    """A share that its holder opens: of which client, of which secret, and its value."""
+
+    client: int
+    kind: int
+    value: bytes
+
+
+Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow
+R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow)
+
+ROW_FORMATS: dict[type[Row], struct.Struct] = {
+    AdvertRow: struct.Struct("<I32s32s64s"),
+    SurvivorRow: struct.Struct("<I32s64s"),
+    ConfirmRow: struct.Struct("<I64s"),
+    ShareRow: struct.Struct("<IB32s"),
+}
+
+
+def to_table(rows: Iterable[Row]) -> bytes:
+    """Records one after the other; the caller passes them in ascending order of client id."""
+    return b"".join(ROW_FORMATS[type(row)].pack(*row) for row in rows)
+
+
+def from_table(kind: type[R], table: bytes) -> list[R]:
+    """The records of a table.
+
+    Raises:
+        Malformed: not a whole number of records.
+        NonCanonical: ids not strictly ascending.
+    """
+    layout = ROW_FORMATS[kind]
+    if len(table) % layout.size:
+        raise Malformed(f"table of {len(table)} bytes: a multiple of {layout.size} expected")
+    rows = [kind(*fields) for fields in layout.iter_unpack(table)]
+    if any(a.client >= b.client for a, b in pairwise(rows)):
+        raise NonCanonical("ids in a table must be unique and ascending")
+    return rows
+
+
+# Messages -----------------------------------------------------------------------------------
+
+
+class Open(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 0 request (and the only one of plain mode): the round's parameters."""
+
+    params: RoundParams
+    signature: _Signature
+
+
+class Advert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 0 reply: two fresh X25519 keys."""
+
+    mask_key: _Key
+    share_key: _Key
+    signature: _Signature
+
+
+class CohortRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 1 request: everybody's adverts."""
+
+    adverts: bytes
+    signature: _Signature
+
+
+class Bundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 1 reply: sealed shares for each neighbour, ascending, and the seed's commitment."""
+
+    sealed: bytes
+    commitment: _Digest
+    signature: _Signature
+
+
+class Collect(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 2 request: who dealt shares, and the sealed shares for this client, ascending."""
+
+    sharers: bytes
+    sealed: bytes
+    signature: _Signature
+
+
+class Upload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 2 reply: the packed vector, masked or plain."""
+
+    body: bytes
+    signature: _Signature
+
+
+class SurvivorsRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 3 request: every accepted upload's digest and signature."""
+
+    uploads: bytes
+    signature: _Signature
+
+
+class Confirm(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 3 reply: a signature on the survivor list."""
+
+    signature: _Signature
+
+
+class RevealRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 4 request: the confirmations, at least a threshold of them."""
+
+    confirmations: bytes
+    signature: _Signature
+
+
+class Reveal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Stage 4 reply: the client's own seed, and one share of each neighbour's one secret."""
+
+    seed: _Digest
+    shares: bytes
+    signature: _Signature
+
+
+class Refuse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A client ends its part of the round; a code and no other detail."""
+
+    stage: Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
+    code: Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
+    signature: _Signature
+
+
+Message: TypeAlias = (
+    Open
+    | Advert
+    | CohortRequest
+    | Bundle
+    | Collect
+    | Upload
+    | SurvivorsRequest
+    | Confirm
+    | RevealRequest
+    | Reveal
+    | Refuse
+)
+T = TypeVar(
+    "T",
+    Open,
+    Advert,
+    CohortRequest,
+    Bundle,
+    Collect,
+    Upload,
+    SurvivorsRequest,
+    Confirm,
+    RevealRequest,
+    Reveal,
+    Refuse,
+)
+
+KINDS: dict[type[Message], Kind] = {
+    Open: Kind.OPEN,
+    Advert: Kind.ADVERT,
+    CohortRequest: Kind.COHORT,
+    Bundle: Kind.BUNDLE,
+    Collect: Kind.COLLECT,
+    Upload: Kind.UPLOAD,
+    SurvivorsRequest: Kind.SURVIVORS,
+    Confirm: Kind.CONFIRM,
+    RevealRequest: Kind.REQUEST,
+    Reveal: Kind.REVEAL,
+    Refuse: Kind.REFUSE,
+}
+
+
+def max_bytes(kind: Kind, params: RoundParams) -> int:
+    """No honest message of this kind in this round is longer."""
+    n = params.invited_count
+    content = {
+        Kind.OPEN: MAX_OPEN_BYTES,
+        Kind.ADVERT: 2 * KEY_BYTES,
+        Kind.COHORT: n * ROW_FORMATS[AdvertRow].size,
+        Kind.BUNDLE: n * SEALED_BYTES + DIGEST_BYTES,
+        Kind.COLLECT: n * (SEALED_BYTES + 1),
+        Kind.UPLOAD: params.plan.body_bytes,
+        Kind.SURVIVORS: n * ROW_FORMATS[SurvivorRow].size,
+        Kind.CONFIRM: 0,
+        Kind.REQUEST: n * ROW_FORMATS[ConfirmRow].size,
+        Kind.REVEAL: n * ROW_FORMATS[ShareRow].size + KEY_BYTES,
+        Kind.REFUSE: 0,
+    }
+    return HEADER.size + SIGNATURE_BYTES + _FRAMING_BYTES + content[kind]
+
+
+def encode(message: Message, *, params: bytes, sender: int) -> bytes:
+    """The one encoding of `message` in the round with digest `params`."""
+    kind = KINDS[type(message)]
+    head = HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, SUITE, params, sender)
+    return head + msgspec.msgpack.encode(message)
+
+
+def read_header(data: bytes) -> Header:
+    """What `data` says of itself.
+
+    Raises:
+        Malformed: too short, not of this protocol, or of an unknown type.
+        UnsupportedVersion: another wire version.
+        UnsupportedSuite: another set of primitives.
+    """
+    if len(data) < HEADER.size:
+        raise Malformed(f"message of {len(data)} bytes: at least {HEADER.size} expected")
+    magic, version, kind, suite, params, sender = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise Malformed("not a message of this protocol")
+    if version != PROTOCOL_VERSION:
+        raise UnsupportedVersion(f"wire version {version}: {PROTOCOL_VERSION} known")
+    if suite != SUITE:
+        raise UnsupportedSuite(f"suite {suite:#06x}: {SUITE:#06x} known")
+    try:
+        return Header(Kind(kind), params, sender)
+    except ValueError as error:
+        raise Malformed(f"unknown message type {kind}") from error
+
+
+def decode(data: bytes, kind: type[T], *, limit: int) -> T:
+    """The message in `data`.
+
+    Args:
+        data: header and body.
+        kind: the message expected.
+        limit: most bytes accepted, from `max_bytes`.
+
+    Raises:
+        Oversized: more than `limit` bytes.
+        WrongStage: a message of another type.
+        Malformed: not decodable as `kind`.
+        NonCanonical: decodable, but encoded otherwise than `encode` does.
+    """
+    if len(data) > limit:
+        raise Oversized(f"message of {len(data)} bytes: at most {limit} expected")
+    header = read_header(data)
+    if header.kind != KINDS[kind]:
+        raise WrongStage(f"message {header.kind.name}: {KINDS[kind].name} expected")
+    try:
+        message = msgspec.msgpack.decode(memoryview(data)[HEADER.size :], type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"{header.kind.name} does not decode: {error}") from error
+    except MessageError:
+        raise
+    except SecAggError as error:  # parameters that contradict themselves
+        raise Malformed(f"{header.kind.name} holds refused content: {error}") from error
+    if encode(message, params=header.params, sender=header.sender) != data:
+        raise NonCanonical(f"{header.kind.name} is not in canonical encoding")
+    return message

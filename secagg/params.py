@@ -1,0 +1,204 @@
+"""The public parameters of one round: the same bytes for everybody, hence one digest P."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from enum import IntEnum
+from functools import cached_property
+from typing import Annotated
+
+import msgspec
+
+from secagg.bitmap import from_bitmap, to_bitmap
+from secagg.digests import DIGEST_BYTES, enc, params_digest, u8, u16, u64
+from secagg.errors import ConfigurationError
+from secagg.layout import Layout
+from secagg.ring import RingPlan
+from secagg.roster import Roster
+from secagg.threshold import default_colluders
+
+PROTOCOL_VERSION = 1
+SUITE = 0x0001  # Ed25519, X25519, HKDF-SHA256, AES-256-CTR, ChaCha20-Poly1305, GF(2^256 - 189)
+RUN_ID_BYTES = 16
+COMPLETE_GRAPH = 0
+MAX_BODY_BYTES = 2**32 - 1  # the longest MessagePack string
+
+_U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
+_U16 = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
+_U63 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Mode(IntEnum):
+    """How updates are protected on their way into the sum."""
+
+    PLAIN = 0
+    MASKING = 1
+
+
+class Stage(IntEnum):
+    """The trips of one round, in order. Plain mode has `UPLOAD` only."""
+
+    ADVERTISE = 0
+    SHARE = 1
+    UPLOAD = 2
+    CONFIRM = 3
+    REVEAL = 4
+
+
+class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=True):
+    """Everything that is fixed before a round and that all clients must see alike.
+
+    There is no threshold among them: each client computes it from the cohort it verified.
+
+    Attributes:
+        mode: how updates are protected.
+        run_id: 16 random bytes of the run.
+        roster_digest: the roster in force.
+        sequence: strictly increasing over rounds and attempts of a run.
+        context: the caller's 32-byte digest of model, plan and everything else the update rests on.
+        invited: bitmap over the roster, in order of id.
+        n_min: smallest cohort.
+        survivors_min: smallest number of uploads in a sum.
+        colluders: c, colluding clients tolerated.
+        layout: what is summed.
+        graph_degree: neighbours of a client; 0 means everybody.
+        graph_window: reserved for sparse graphs; 0.
+        version: of this structure and of the wire.
+        suite: set of primitives.
+
+    Raises:
+        ConfigurationError: a field is out of range or contradicts another.
+        RingTooSmall: the layout's sums cannot be proven to fit.
+    """
+
+    mode: Mode
+    run_id: bytes
+    roster_digest: bytes
+    sequence: _U63
+    context: bytes
+    invited: bytes
+    n_min: _U16
+    survivors_min: _U16
+    colluders: _U16
+    layout: Layout
+    graph_degree: _U16 = COMPLETE_GRAPH
+    graph_window: _U16 = 0
+    version: _U8 = PROTOCOL_VERSION
+    suite: _U16 = SUITE
+
+    def __post_init__(self) -> None:
+        for name, value, size in (
+            ("run_id", self.run_id, RUN_ID_BYTES),
+            ("roster_digest", self.roster_digest, DIGEST_BYTES),
+            ("context", self.context, DIGEST_BYTES),
+        ):
+            if len(value) != size:
+                raise ConfigurationError(f"{name} has {len(value)} bytes: {size} expected")
+        if self.graph_degree != COMPLETE_GRAPH or self.graph_window != 0:
+            raise ConfigurationError("sparse graphs are not supported: use graph_degree=0")
+        if not 0 <= self.sequence < 2**63:
+            raise ConfigurationError(f"sequence={self.sequence}: must fit in 63 bits")
+        invited = self.invited_count
+        if not 1 <= max(self.n_min, self.survivors_min) <= invited:
+            raise ConfigurationError(
+                f"n_min={self.n_min}, survivors_min={self.survivors_min}: must be between 1 and "
+                f"the {invited} invited clients"
+            )
+        if not 0 <= self.colluders < invited:
+            raise ConfigurationError(f"colluders={self.colluders}: must be in 0..{invited - 1}")
+        if self.plan.body_bytes > MAX_BODY_BYTES:
+            raise ConfigurationError(
+                f"an upload of {self.plan.body_bytes} bytes: at most {MAX_BODY_BYTES}"
+            )
+
+    @classmethod
+    def for_round(
+        cls,
+        *,
+        mode: Mode,
+        roster: Roster,
+        layout: Layout,
+        context: bytes,
+        sequence: int,
+        run_id: bytes,
+        invited: Collection[int] | None = None,
+        n_min: int = 3,
+        survivors_min: int = 3,
+        colluders: int | None = None,
+    ) -> RoundParams:
+        """Parameters with the defaults a client's default policy accepts.
+
+        Args:
+            mode: how updates are protected.
+            roster: who may be invited.
+            layout: what is summed.
+            context: 32-byte digest of model and plan.
+            sequence: above every earlier one of this run.
+            run_id: from `new_run_id`, the same for all rounds of a run.
+            invited: ids; everybody in the roster by default.
+            n_min: smallest cohort.
+            survivors_min: smallest number of uploads.
+            colluders: c; by default just under a third of those invited.
+        """
+        chosen = roster.ids if invited is None else tuple(invited)
+        return cls(
+            mode=mode,
+            run_id=run_id,
+            roster_digest=roster.digest,
+            sequence=sequence,
+            context=context,
+            invited=to_bitmap(roster.ids, chosen),
+            n_min=n_min,
+            survivors_min=survivors_min,
+            colluders=default_colluders(len(chosen)) if colluders is None else colluders,
+            layout=layout,
+        )
+
+    @cached_property
+    def digest(self) -> bytes:
+        """P: the digest that every later signature and key is bound to."""
+        return params_digest(self.canonical())
+
+    @property
+    def invited_count(self) -> int:
+        """Number of clients that may take part."""
+        return int.from_bytes(self.invited, "little").bit_count()
+
+    def invited_ids(self, roster: Roster) -> tuple[int, ...]:
+        """Ids of those invited, ascending.
+
+        Raises:
+            Malformed: the bitmap does not fit this roster.
+        """
+        return from_bitmap(roster.ids, self.invited)
+
+    @cached_property
+    def plan(self) -> RingPlan:
+        """Ring widths and places of all segments."""
+        return RingPlan.of(self.layout, self.invited_count)
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed to P; independent of the wire encoding."""
+        return enc(
+            "round",
+            u8(self.version),
+            u16(self.suite),
+            u8(self.mode),
+            self.run_id,
+            self.roster_digest,
+            u64(self.sequence),
+            self.context,
+            self.invited,
+            u16(self.n_min),
+            u16(self.survivors_min),
+            u16(self.colluders),
+            u16(self.graph_degree),
+            u16(self.graph_window),
+            self.layout.canonical(),
+        )
+
+
+def new_run_id() -> bytes:
+    """16 random bytes that name a run."""
+    return os.urandom(RUN_ID_BYTES)

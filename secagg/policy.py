@@ -1,0 +1,118 @@
+"""What a client insists on, whatever the server asks.
+
+The server proposes parameters; each client compares them with floors of its own before it sends
+anything. Parameters may be stricter than the floors, never laxer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from secagg.errors import PolicyViolation, UnknownIdentity, UnsupportedSuite
+from secagg.layout import FixedSegment, Layout
+from secagg.params import PROTOCOL_VERSION, SUITE, Mode, RoundParams
+from secagg.roster import Roster
+from secagg.threshold import default_colluders
+
+MIN_MASKED_CLIENTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """Floors of one client; `Policy.masking(layout)` and `Policy.plain(layout)` give the defaults.
+
+    Attributes:
+        layout: the only layout accepted, since it fixes clips, bits and what is released.
+        modes: modes accepted.
+        n_min: least acceptable `n_min`.
+        survivors_min: least acceptable `survivors_min`.
+        colluders: least acceptable `colluders`; None means just under a third of those invited.
+        bits: acceptable (least, most) bits of fixed segments.
+        allow_sensitive: whether segments marked `sensitive` are accepted; no under DP.
+        max_values: most values in a layout.
+        max_rounds: most sequences of one run this client takes part in.
+        invited: the only set of invited clients accepted; None accepts any subset of the roster.
+    """
+
+    layout: Layout
+    modes: Collection[Mode]
+    n_min: int
+    survivors_min: int
+    colluders: int | None = None
+    bits: tuple[int, int] = (8, 24)
+    allow_sensitive: bool = False
+    max_values: int = 2**28
+    max_rounds: int = 100_000
+    invited: frozenset[int] | None = None
+
+    @classmethod
+    def masking(cls, layout: Layout, *, allow_sensitive: bool = False) -> Policy:
+        """The default floors: masking only, three clients or more, a third may collude."""
+        return cls(
+            layout=layout,
+            modes=(Mode.MASKING,),
+            n_min=MIN_MASKED_CLIENTS,
+            survivors_min=MIN_MASKED_CLIENTS,
+            allow_sensitive=allow_sensitive,
+        )
+
+    @classmethod
+    def plain(cls, layout: Layout, *, allow_sensitive: bool = False) -> Policy:
+        """Floors of plain mode, where the server sees every update: there is nothing to keep."""
+        return cls(
+            layout=layout,
+            modes=(Mode.PLAIN,),
+            n_min=1,
+            survivors_min=1,
+            colluders=0,
+            allow_sensitive=allow_sensitive,
+        )
+
+    def check(self, params: RoundParams, *, roster: Roster, client: int) -> None:
+        """Returns if `client` may take part in a round with these parameters.
+
+        Raises:
+            UnsupportedSuite: version, suite or mode is not spoken or not allowed.
+            PolicyViolation: a floor is not met, or the roster or layout is another.
+            UnknownIdentity: the client is not invited.
+        """
+        if params.version != PROTOCOL_VERSION or params.suite != SUITE:
+            raise UnsupportedSuite(f"version {params.version}, suite {params.suite:#06x}")
+        if params.mode not in self.modes:
+            raise UnsupportedSuite(f"mode {params.mode.name} is not among those allowed here")
+        if params.roster_digest != roster.digest:
+            raise PolicyViolation(
+                "the round uses another roster: compare fingerprints with the coordinator"
+            )
+        invited = params.invited_ids(roster)
+        if client not in invited:
+            raise UnknownIdentity(f"client {client} is not invited")
+        if self.invited is not None and set(invited) != self.invited:
+            raise PolicyViolation("the invited clients are not those of the published schedule")
+        self._check_floors(params, len(invited))
+        self._check_layout(params.layout)
+
+    def _check_floors(self, params: RoundParams, invited: int) -> None:
+        colluders = default_colluders(invited) if self.colluders is None else self.colluders
+        for name, found, floor in (
+            ("n_min", params.n_min, self.n_min),
+            ("survivors_min", params.survivors_min, self.survivors_min),
+            ("colluders", params.colluders, colluders),
+        ):
+            if found < floor:
+                raise PolicyViolation(f"{name}={found}: this client requires at least {floor}")
+
+    def _check_layout(self, layout: Layout) -> None:
+        if layout != self.layout:
+            raise PolicyViolation("the layout differs from the one this client expects")
+        if layout.size > self.max_values:
+            raise PolicyViolation(f"{layout.size} values: at most {self.max_values}")
+        least, most = self.bits
+        for segment in layout.wire_segments:
+            if isinstance(segment, FixedSegment) and not least <= segment.bits <= most:
+                raise PolicyViolation(
+                    f"{segment.name}: bits={segment.bits} must be in {least}..{most}"
+                )
+            if segment.sensitivity == "sensitive" and not self.allow_sensitive:
+                raise PolicyViolation(f"segment {segment.name!r} is sensitive and not allowed here")

@@ -1,0 +1,221 @@
+"""Whole runs with a small random CLIP: what is promised of the run folder, of budgets and of sums."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedmpt.config import load_config
+from fedmpt.engine.listener import Preview, RoundRecord
+from fedmpt.engine.train import train
+from fedmpt.errors import UsageError
+from privacy import PLDAccountant, PRVAccountant, read_ledger
+from secagg import RoundAborted
+
+
+class Recorder:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.previews: list[Preview] = []
+        self.rounds: list[RoundRecord] = []
+        self.warnings: list[str] = []
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        del label, done, total
+
+    def preview(self, preview: Preview) -> None:
+        self.previews.append(preview)
+
+    def round_done(self, record: RoundRecord) -> None:
+        self.rounds.append(record)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class Runner:
+    """Runs small federations with a shared backbone and cache."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self._checkpoint = checkpoint
+        self._folder = folder
+        self.listener = Recorder()
+        self.count = 0
+
+    def __call__(self, **options: Any) -> tuple[dict[str, Any], Path]:
+        self.count += 1
+        out = self._folder / f"run-{self.count}"
+        config = load_config(
+            options={
+                "backbone.name": f"local-dir:{self._checkpoint}",
+                "data.scenes.train_size": 240,
+                "data.scenes.test_size": 60,
+                "data.scenes.resolution": 32,
+                "clients.count": 5,
+                "train.rounds": 2,
+                "device": "cpu",
+            }
+            | {name.replace("__", "."): value for name, value in options.items()}
+        )
+        return train(config, folder=out, listener=self.listener), out
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, shared_checkpoint: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Runner:
+    monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
+    return Runner(shared_checkpoint, tmp_path)
+
+
+def _model(folder: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    tensors = load_file(folder / "model.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+def test_a_private_run_leaves_a_complete_folder_and_a_summary_with_the_promised_fields(
+    run: Runner,
+) -> None:
+    summary, folder = run()
+    assert summary["schema"] == "fedmpt.summary/1"
+    for field in ("method", "data", "backbone", "seed", "rounds", "seconds"):
+        assert summary[field] is not None
+    for part in ("zero_shot", "final"):
+        assert set(summary[part]) == {"mAP", "CF1", "OF1"}
+    assert summary["privacy"]["target_epsilon"] == 8
+    assert {"client", "n_public", "epsilon", "noise_multiplier", "sample_rate", "steps"} <= set(
+        summary["privacy"]["clients"][0]
+    )
+    assert {"mode", "bytes_up_per_client_round", "seconds", "dropped"} <= set(summary["secagg"])
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1, 2]
+    written = tomllib.loads((folder / "config.toml").read_text())
+    assert written["train"]["rounds"] == 2
+    assert written["train"]["lr"] > 0
+    assert len(list((folder / "ledger").glob("*.jsonl"))) == 5
+    assert load_file(folder / "model.safetensors")
+
+
+def test_the_ledger_alone_gives_every_clients_epsilon_by_two_accountants(run: Runner) -> None:
+    summary, folder = run(privacy__epsilon=2.0)
+    for account in summary["privacy"]["clients"]:
+        history = read_ledger(folder / "ledger" / f"client-{account['client']:03d}.jsonl")
+        spent = history.spent_epsilon(PLDAccountant())
+        assert spent == pytest.approx(account["epsilon"], abs=1e-6)
+        assert 0 < spent <= 2.0
+        assert history.spent_epsilon(PRVAccountant()) == pytest.approx(spent, abs=0.05)
+        assert sum(event.steps for event in history.events()) == account["steps"]
+
+
+def test_every_charge_is_followed_by_the_digest_of_what_was_sent(run: Runner) -> None:
+    _, folder = run()
+    for ledger in sorted((folder / "ledger").glob("*.jsonl")):
+        kinds = [record["kind"] for record in read_ledger(ledger).records]
+        assert kinds == ["open", "plan", "charge", "release", "charge", "release", "close"]
+
+
+def test_masking_gives_the_model_of_a_plain_sum_up_to_quantisation(run: Runner) -> None:
+    options: dict[str, Any] = {"privacy__enabled": False, "train__lr": 0.01}
+    _, masked = run(**options)
+    _, plain = run(**options, secagg__mode="none")
+    grid = 1.0 / (2**19 - 1)
+    assert np.abs(_model(masked) - _model(plain)).max() <= 2 * grid * 2 + 1e-4
+    assert np.abs(_model(plain)).max() > 0.01
+
+
+def test_a_run_with_drop_outs_sums_over_the_survivors(run: Runner) -> None:
+    summary, _ = run(secagg__dropout=0.15, clients__count=7, train__rounds=4, seed=3)
+    assert summary["secagg"]["dropped"] > 0
+    assert any(len(record.survivors) < 7 for record in run.listener.rounds[1:])
+
+
+def test_a_client_that_dropped_before_training_is_not_charged(run: Runner) -> None:
+    summary, _ = run(secagg__dropout=0.15, clients__count=7, train__rounds=4, seed=3)
+    trained = {account["client"]: account["rounds"] for account in summary["privacy"]["clients"]}
+    early = [
+        client
+        for record in run.listener.rounds
+        if record.attempts == 1
+        for client, stage in record.dropped
+        if stage in ("advertise", "share")
+    ]
+    assert early
+    for client in set(early):
+        assert trained[client] <= 4 - early.count(client)
+
+
+def test_a_round_that_too_few_finish_aborts_the_run(run: Runner) -> None:
+    with pytest.raises(RoundAborted):
+        run(secagg__dropout=0.95)
+
+
+def test_the_same_seed_gives_the_same_plan_but_never_the_same_noise(run: Runner) -> None:
+    first, first_folder = run()
+    second, second_folder = run()
+    assert first["partition_digest"] == second["partition_digest"]
+    assert first["zero_shot"] == second["zero_shot"]
+    assert not np.array_equal(_model(first_folder), _model(second_folder))
+
+
+def test_without_privacy_the_same_seed_gives_the_same_model(run: Runner) -> None:
+    options: dict[str, Any] = {"privacy__enabled": False, "secagg__mode": "none"}
+    (_, first), (_, second) = run(**options), run(**options)
+    assert np.abs(_model(first) - _model(second)).max() < 1e-5  # stochastic rounding is secret
+
+
+def test_loss_is_reported_without_privacy_and_never_with_it(run: Runner) -> None:
+    run()
+    assert all(record.train_loss is None for record in run.listener.rounds)
+    run.listener.rounds.clear()
+    run(privacy__enabled=False)
+    assert all(record.train_loss is not None for record in run.listener.rounds[1:])
+
+
+def test_partial_participation_charges_only_the_rounds_of_the_schedule(run: Runner) -> None:
+    summary, _ = run(clients__participation=0.6, train__rounds=4, seed=2)
+    for account in summary["privacy"]["clients"]:
+        assert account["rounds"] <= 4
+        assert account["epsilon"] <= 8
+    assert sum(account["rounds"] for account in summary["privacy"]["clients"]) == 4 * 3
+
+
+def test_an_existing_run_folder_is_refused_and_left_as_it_is(run: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "run-1"
+    folder.mkdir()
+    (folder / "precious").write_text("kept")
+    with pytest.raises(UsageError, match="exists already"):
+        run()
+    assert [path.name for path in folder.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clients__count": 10_000}, "10000"),
+        ({"clients__count": 2, "clients__minimum_size": 10}, "at least 3"),
+        ({"privacy__delta": 0.01}, "1/\\(10 n\\)"),
+    ],
+)
+def test_a_federation_that_cannot_be_is_refused_before_a_folder_exists(
+    run: Runner, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(**options)
+    assert not (tmp_path / "run-1").exists()
+
+
+def test_what_the_preview_projects_is_what_is_spent_and_sent(run: Runner) -> None:
+    summary, _ = run()
+    (preview,) = run.listener.previews
+    spent = [account["epsilon"] for account in summary["privacy"]["clients"]]
+    assert preview.planned_epsilons is not None
+    assert preview.planned_epsilons == pytest.approx((min(spent), max(spent)), abs=1e-6)
+    assert preview.bytes_up == summary["secagg"]["bytes_up_per_client_round"]

@@ -1,0 +1,165 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from privacy import (
+    CalibrationCache,
+    CalibrationError,
+    ConfigurationError,
+    PLDAccountant,
+    SampledGaussian,
+    calibrate_noise_multiplier,
+    make_plan,
+)
+
+# Reference plan, delta 1e-5: target epsilon -> smallest noise multiplier for 800 and for 100 steps.
+BY_TARGET = [
+    (1.0, 13.588, 4.969),
+    (2.0, 7.304, 2.779),
+    (4.0, 4.022, 1.655),
+    (8.0, 2.315, 1.074),
+]
+# Public size -> noise multiplier for epsilon 8 over 100 rounds of ceil(n / 32) steps.
+BY_SIZE = [
+    (120, 3.313),
+    (160, 2.810),
+    (200, 2.668),
+    (220, 2.446),
+    (250, 2.315),
+    (280, 2.204),
+    (320, 2.051),
+    (400, 1.891),
+    (500, 1.710),
+    (640, 1.529),
+    (800, 1.400),
+    (1000, 1.297),
+]
+
+
+def epsilon(accountant: PLDAccountant, q: float, sigma: float, steps: int, delta: float) -> float:
+    event = SampledGaussian(sample_rate=q, noise_multiplier=sigma, steps=steps)
+    return accountant.epsilon([event], delta)
+
+
+@pytest.mark.parametrize(("target", "long", "short"), BY_TARGET)
+def test_the_reference_plan_is_calibrated_as_tabled(
+    target: float, long: float, short: float, accountant: PLDAccountant
+) -> None:
+    for steps, tabled in ((800, long), (100, short)):
+        found = calibrate_noise_multiplier(
+            target_epsilon=target,
+            delta=1e-5,
+            sample_rate=0.128,
+            steps=steps,
+            accountant=accountant,
+        )
+        assert found == pytest.approx(tabled, abs=0.0015)
+        spent = epsilon(accountant, 0.128, found, steps, 1e-5)
+        assert target - 0.02 <= spent <= target
+
+
+def test_a_lax_delta_buys_the_tabled_noise(accountant: PLDAccountant) -> None:
+    found = calibrate_noise_multiplier(
+        target_epsilon=8.0, delta=2.3e-3, sample_rate=0.128, steps=800, accountant=accountant
+    )
+    assert found == pytest.approx(1.788, abs=0.0015)
+
+
+def test_twelve_different_clients_are_calibrated_in_time() -> None:
+    start = time.process_time()
+    accountant = PLDAccountant()
+    for n_pub, tabled in BY_SIZE:
+        plan = make_plan(
+            n_pub=n_pub, target_epsilon=8.0, rounds=100, max_grad_norm=1.0, accountant=accountant
+        )
+        assert plan.noise_multiplier == pytest.approx(tabled, abs=0.0015)
+        spent = accountant.epsilon([plan.event(100 * plan.steps_per_round)], plan.delta)
+        assert 7.98 <= spent <= 8.0
+    assert time.process_time() - start < 30
+
+
+def test_no_smaller_multiplier_on_the_grid_meets_the_target(accountant: PLDAccountant) -> None:
+    for steps, target in ((8, 8.0), (100, 1.0), (3, 20.0)):
+        found = calibrate_noise_multiplier(
+            target_epsilon=target,
+            delta=1e-5,
+            sample_rate=0.128,
+            steps=steps,
+            accountant=accountant,
+        )
+        assert target - 0.02 <= epsilon(accountant, 0.128, found, steps, 1e-5) <= target
+        decimals = len(str(found).split(".")[1])
+        assert epsilon(accountant, 0.128, found - 10**-decimals, steps, 1e-5) > target - 1e-6
+
+
+@pytest.mark.parametrize("target", [1e6, 200.0])
+def test_a_target_that_needs_no_noise_is_refused(target: float) -> None:
+    with pytest.raises(CalibrationError):
+        calibrate_noise_multiplier(target_epsilon=target, delta=1e-5, sample_rate=0.01, steps=1)
+
+
+def test_a_target_of_zero_is_refused_with_its_name() -> None:
+    with pytest.raises(ConfigurationError, match="target_epsilon=0"):
+        calibrate_noise_multiplier(target_epsilon=0, delta=1e-5, sample_rate=0.1, steps=1)
+
+
+class Counting(PLDAccountant):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def epsilon(self, events, delta):  # type: ignore[no-untyped-def]
+        self.asked += 1
+        return super().epsilon(events, delta)
+
+
+def calibrate(accountant: PLDAccountant, cache: CalibrationCache) -> float:
+    return calibrate_noise_multiplier(
+        target_epsilon=8.0,
+        delta=1e-5,
+        sample_rate=0.128,
+        steps=80,
+        accountant=accountant,
+        cache=cache,
+    )
+
+
+def test_a_cached_value_is_used_again_in_memory_and_confirmed_once_from_a_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "deep" / "noise.json"
+    cache = CalibrationCache(path)
+    found = calibrate(PLDAccountant(), cache)
+    again = Counting()
+    assert calibrate(again, cache) == found
+    assert again.asked == 0
+    fresh = Counting()
+    assert calibrate(fresh, CalibrationCache(path)) == found
+    assert 1 <= fresh.asked <= 2
+
+
+def test_a_poisoned_cache_file_cannot_lower_the_noise(tmp_path: Path) -> None:
+    path = tmp_path / "noise.json"
+    found = calibrate(PLDAccountant(), CalibrationCache(path))
+    stored = json.loads(path.read_text())
+    for poison in (found / 2, -1.0, float("nan"), 1e9):
+        path.write_text(json.dumps({key: poison for key in stored}))
+        assert calibrate(PLDAccountant(), CalibrationCache(path)) == found
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[1, 2]", '{"a": "b"}'])
+def test_an_unreadable_cache_file_is_an_empty_cache(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "noise.json"
+    path.write_text(content)
+    assert calibrate(PLDAccountant(), CalibrationCache(path)) > 0
+    assert CalibrationCache(path).suggested("nothing") is None
+
+
+def test_a_cache_file_keeps_what_others_added(tmp_path: Path) -> None:
+    path = tmp_path / "noise.json"
+    ours, theirs = CalibrationCache(path), CalibrationCache(path)
+    ours.store("ours", 1.5)
+    theirs.store("theirs", 2.5)
+    assert json.loads(path.read_text()) == {"ours": 1.5, "theirs": 2.5}
