@@ -26,7 +26,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A branch of the tree."""
 
 
-class ScenesConfig(Section):
+class ScenesConfig(Section, frozen=True, kw_only=True):
     """The embedded data set; see docs/scenes.md."""
 
     train_size: Positive = 6000
@@ -36,7 +36,7 @@ class ScenesConfig(Section):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the images; the experiment seed leaves them
 
 
-class DataConfig(Section):
+class DataConfig(Section, frozen=True, kw_only=True):
     """What is learnt from."""
 
     name: str = "scenes"
@@ -47,14 +47,14 @@ class DataConfig(Section):
     scenes: ScenesConfig = ScenesConfig()
 
 
-class BackboneConfig(Section):
+class BackboneConfig(Section, frozen=True, kw_only=True):
     """The frozen CLIP."""
 
     name: str = "tiny"
     pretrained: str | None = None
 
 
-class ClientsConfig(Section):
+class ClientsConfig(Section, frozen=True, kw_only=True):
     """Who holds what."""
 
     partition: Literal["cluster", "label", "dirichlet", "iid"] = "cluster"
@@ -65,7 +65,7 @@ class ClientsConfig(Section):
     participation: Fraction = 1.0  # share of clients in a round
 
 
-class FedMPTConfig(Section):
+class FedMPTConfig(Section, frozen=True, kw_only=True):
     """FedMPT itself; symbols as in the paper."""
 
     conditions: tuple[str, ...] | None = None  # None: the paper's list for the data set
@@ -92,14 +92,14 @@ class FedMPTConfig(Section):
     train_gate: bool = True
 
 
-class MethodConfig(Section):
+class MethodConfig(Section, frozen=True, kw_only=True):
     """Which method, and its settings."""
 
     name: str = "fedmpt"
     fedmpt: FedMPTConfig = FedMPTConfig()
 
 
-class TrainConfig(Section):
+class TrainConfig(Section, frozen=True, kw_only=True):
     """The federated loop and the local optimiser. None: by rule, different with and without privacy."""
 
     rounds: Positive | None = None
@@ -112,7 +112,7 @@ class TrainConfig(Section):
     weighting: Literal["uniform", "size"] = "uniform"  # Eq. 13, or Eq. 4 of the paper
 
 
-class PrivacyConfig(Section):
+class PrivacyConfig(Section, frozen=True, kw_only=True):
     """Differential privacy of single examples; on by default."""
 
     enabled: bool = True
@@ -127,7 +127,7 @@ class PrivacyConfig(Section):
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 
 
-class SecAggConfig(Section):
+class SecAggConfig(Section, frozen=True, kw_only=True):
     """Secure aggregation; on by default."""
 
     mode: Literal["masking", "none"] = "masking"
@@ -136,7 +136,7 @@ class SecAggConfig(Section):
     dropout: Probability = 0.0  # simulated probability that a client vanishes in a round
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True):
     """Everything that decides a run."""
 
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -63,6 +63,7 @@ from privacy.sampling import PoissonSampler
 if TYPE_CHECKING:
     from privacy.dpsgd import PrivateGradient, StepHistory
     from privacy.jacobian import PromptSpace, Space, TextSpace, make_space
+    from privacy.sketch import Sketch, SketchSpace, build_sketch
 
 _NEED_TORCH = {
     "PrivateGradient": "privacy.dpsgd",
@@ -71,6 +72,9 @@ _NEED_TORCH = {
     "Space": "privacy.jacobian",
     "TextSpace": "privacy.jacobian",
     "make_space": "privacy.jacobian",
+    "Sketch": "privacy.sketch",
+    "SketchSpace": "privacy.sketch",
+    "build_sketch": "privacy.sketch",
 }
 
 __all__ = [
@@ -111,6 +115,8 @@ __all__ = [
     "RDPAccountant",
     "SampledGaussian",
     "Signer",
+    "Sketch",
+    "SketchSpace",
     "Space",
     "StepError",
     "StepHistory",
@@ -118,6 +124,7 @@ __all__ = [
     "UnsupportedEvent",
     "Verifier",
     "accountant_named",
+    "build_sketch",
     "calibrate_noise_multiplier",
     "cross_checked",
     "default_delta",

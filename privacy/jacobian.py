@@ -8,6 +8,7 @@ space says what is clipped and noised in place of it:
 |---|---|---|
 | `text` | `dL_i/dT` | one forward, one backward |
 | `prompt` | `J^T dL_i/dT`, exactly | one forward, b backward |
+| `sketch` | `S U^T dL_i/dT`, J close to `U S V^T` (`privacy.sketch`) | none; some once a round |
 
 Guarantee (late Jacobian): the privacy of a step depends on the release only. J is a function of
 released values, so whatever is done with the released gradient afterwards is post-processing; a
@@ -76,7 +77,7 @@ class Space(Protocol):
         ...
 
 
-class _Graph:
+class EncoderGraph:
     """Prompts as leaves, and T as a function of them, kept for one step."""
 
     def __init__(self, encoder: Encoder, prompts: Mapping[str, torch.Tensor]) -> None:
@@ -112,7 +113,7 @@ class TextSpace:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._graph: _Graph | None = None
+        self._graph: EncoderGraph | None = None
 
     @property
     def name(self) -> DPSpace:
@@ -125,7 +126,7 @@ class TextSpace:
 
     def encode(self, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """T, detached; the graph behind it is kept for `to_prompt_gradient`."""
-        self._graph = _Graph(self._encoder, prompts)
+        self._graph = EncoderGraph(self._encoder, prompts)
         return self._graph.text.detach()
 
     def rows(self, text_gradients: torch.Tensor) -> Tensors:
@@ -155,7 +156,7 @@ class PromptSpace:
             raise ConfigurationError(f"chunk={chunk}: must be >= 1")
         self._encoder = encoder
         self._chunk = chunk
-        self._graph: _Graph | None = None
+        self._graph: EncoderGraph | None = None
 
     @property
     def name(self) -> DPSpace:
@@ -168,7 +169,7 @@ class PromptSpace:
 
     def encode(self, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """T, detached; the graph behind it is kept for `rows`."""
-        self._graph = _Graph(self._encoder, prompts)
+        self._graph = EncoderGraph(self._encoder, prompts)
         return self._graph.text.detach()
 
     def rows(self, text_gradients: torch.Tensor) -> Tensors:
@@ -205,7 +206,7 @@ def make_space(name: DPSpace, encoder: Encoder) -> Space:
         return TextSpace(encoder)
     if name is DPSpace.PROMPT:
         return PromptSpace(encoder)
-    raise ConfigurationError(f"space={name}: cannot be made from an encoder alone")
+    raise ConfigurationError(f"space={name}: needs a sketch; see privacy.sketch.build_sketch")
 
 
 def _text_shape(encoder: Encoder, prompts: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
@@ -213,7 +214,7 @@ def _text_shape(encoder: Encoder, prompts: Mapping[str, torch.Tensor]) -> tuple[
         return tuple(encoder({name: value.detach() for name, value in prompts.items()}).shape)
 
 
-def _begun(graph: _Graph | None) -> _Graph:
+def _begun(graph: EncoderGraph | None) -> EncoderGraph:
     if graph is None:
         raise StepError("call encode at the start of every step")
     return graph

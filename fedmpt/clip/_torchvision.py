@@ -34,7 +34,8 @@ def ensure_torchvision() -> None:
             del sys.modules[name]
         import torch
 
-        library = torch.library.Library("torchvision", "DEF")
+        declare: Any = torch.library.Library  # untyped in torch
+        library = declare("torchvision", "DEF")
         for schema in _SCHEMAS:
             library.define(schema)
         _keep_alive.append(library)

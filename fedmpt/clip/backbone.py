@@ -46,8 +46,10 @@ class Backbone:
         tokenizer: Callable[[list[str]], Tensor],
         device: torch.device,
     ) -> None:
-        model.eval().requires_grad_(requires_grad=False).to(device=device, dtype=torch.float32)
-        self._model: Any = model
+        model.eval()
+        model.requires_grad_(requires_grad=False)
+        model.to(device=device, dtype=torch.float32)
+        self._model: Any = model  # attributes of open_clip modules are untyped
         self._transform = transform
         self._tokenizer = tokenizer
         self.device = device
@@ -55,7 +57,7 @@ class Backbone:
         self.fingerprint = _fingerprint(model, transform)
         self.logit_scale = float(self._model.logit_scale.exp())
         self.text = TextTower(model, tokenizer)
-        visual = self._model.visual
+        visual: Any = self._model.visual
         if not all(hasattr(visual, part) for part in ("conv1", "ln_post", "transformer")):
             raise WeightsError(
                 f"{name}: the image tower {type(visual).__name__} is not a vision transformer with patch tokens; "

@@ -74,8 +74,8 @@ class TextTower:
         self._blocks: list[Any] = list(blocks)
         self._ln_final = parts.ln_final
         self._projection = parts.text_projection
-        self._embedding = parts.token_embedding.weight.detach()
-        self._positions = parts.positional_embedding.detach()
+        self._embedding: Tensor = parts.token_embedding.weight.detach()
+        self._positions: Tensor = parts.positional_embedding.detach()
         self._tokenizer = tokenizer
 
     @property
@@ -158,8 +158,8 @@ class TextTower:
                 weights = (query @ key.transpose(-1, -2) + head_mask).softmax(-1)  # [G, H, P, P]
                 head = _finish(block, head, (weights @ value).transpose(-2, -3).flatten(-2))
             tail = self._tail_block(block, tail, key, value, tail_mask)
-        index = suffixes.end.view(1, count, 1, 1).expand(groups, count, 1, width)
-        pooled = self._ln_final(tail.gather(2, index).squeeze(2))  # [G, C, W]
+        ends = suffixes.end.view(1, count, 1, 1).expand(groups, count, 1, width)
+        pooled = self._ln_final(tail.gather(2, ends).squeeze(2))  # [G, C, W]
         if isinstance(self._projection, torch.nn.Linear):
             return self._projection(pooled)  # type: ignore[no-any-return]
         return pooled @ self._projection  # type: ignore[no-any-return]
@@ -198,7 +198,7 @@ def _project(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]
     """Return queries (scaled), keys and values of a block: ``[..., L, W]`` -> three ``[..., H, L, E]``."""
     packed = functional.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
     query, key, value = (
-        part.unflatten(-1, (heads, -1)).transpose(-2, -3) for part in packed.chunk(3, dim=-1)
+        part.reshape(*part.shape[:-1], heads, -1).transpose(-2, -3) for part in packed.chunk(3, dim=-1)
     )
     return query * query.shape[-1] ** -0.5, key, value
 

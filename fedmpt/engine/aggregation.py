@@ -28,6 +28,7 @@ from secagg import (
     run_round,
 )
 from secagg import Roster as MemberRoster
+from secagg import Update as SegmentValues
 
 ATTEMPTS: Final = 3  # a round whose clients vanish is tried this often, each time with fresh keys
 _STAGES: Final = ("advertise", "share", "upload", "confirm", "reveal")
@@ -122,7 +123,7 @@ class Aggregation:
         """
         trained: dict[int, Update | None] = {}
 
-        def sealed(client: int) -> object:
+        def sealed(client: int) -> SegmentValues | None:
             if client not in trained:
                 trained[client] = train(ClientId(client))
             update = trained[client]

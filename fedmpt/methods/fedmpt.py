@@ -194,11 +194,12 @@ class FedMPT:
     def _scaled_cosines(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``."""
         count = len(self.conditions)
-        features = text.unflatten(0, (count, -1))  # [N, C, D]
+        features = text.reshape(count, -1, text.shape[-1])  # [N, C, D]
         adapted = patches.unsqueeze(1)  # [B, 1, M, D]
         if self._adapters:
             down, up = parameters["adapter_down"], parameters["adapter_up"]
             adapted = normalise(
                 adapted + adapted @ down @ up
             )  # [B, N, M, D], Eq. 6 with a residual
-        return self._scale * (adapted @ features.transpose(-1, -2))
+        cosines: Tensor = adapted @ features.transpose(-1, -2)
+        return self._scale * cosines

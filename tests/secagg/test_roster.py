@@ -90,5 +90,5 @@ def test_an_identity_survives_its_file_and_hides_its_key():
 
 @pytest.mark.parametrize("text", ["", "4", "4 not-base64!", "x AAAA", "4 AAAA", "4 AAAA BBBB"])
 def test_a_file_that_is_no_identity_is_refused_without_repeating_it(text):
-    with pytest.raises(CorruptState, match="^not an identity file$"):
+    with pytest.raises(CorruptState, match=r"^not an identity file$"):
         Identity.from_text(text)
