@@ -20,12 +20,16 @@ from typing import NamedTuple
 
 from PIL import Image
 
-CELL = 64  # px, side of a sprite's cell
 COLUMNS = 16
-COLOURS = 48  # palette entries a sprite: below, gradients band visibly; above, the atlas only grows
+# Of a sprite, federated and pretraining: side of its cell in px, and palette entries (fewer, and gradients band).
+CELL = {"scenes": 64, "pretrain": 48}
+COLOURS = {"scenes": 48, "pretrain": 26}
 
-SCENE_STYLES = ("noto", "noto-v1", "fxemoji")
-PRETRAIN_STYLES = ("twemoji", "emojione", "fluent-emoji-flat")
+SCENE_STYLES = ("noto", "fxemoji")
+PRETRAIN_STYLES = (
+    *("noto-v1", "twemoji", "emojione"),
+    *("fluent-emoji-flat", "fluent-emoji", "streamline-emojis"),
+)
 LICENCES = {
     "noto": "Apache-2.0",
     "noto-v1": "Apache-2.0",
@@ -33,6 +37,8 @@ LICENCES = {
     "twemoji": "CC-BY-4.0",
     "emojione": "CC-BY-4.0",
     "fluent-emoji-flat": "MIT",
+    "fluent-emoji": "MIT",
+    "streamline-emojis": "CC-BY-4.0",
 }
 SOURCES = {
     "noto": ("Noto Emoji", "Google", "https://github.com/googlefonts/noto-emoji"),
@@ -44,6 +50,16 @@ SOURCES = {
         "Fluent Emoji (flat)",
         "Microsoft",
         "https://github.com/microsoft/fluentui-emoji",
+    ),
+    "fluent-emoji": (
+        "Fluent Emoji",
+        "Microsoft",
+        "https://github.com/microsoft/fluentui-emoji",
+    ),
+    "streamline-emojis": (
+        "Streamline Emojis",
+        "Streamline",
+        "https://github.com/webalys-hq/streamline-vectors",
     ),
 }
 
@@ -284,8 +300,12 @@ FXEMOJI = {
     "octopus": "octopus",
     "shell": "spiralshell",
 }
+TOO_LARGE = {("fluent-emoji", "umbrella"), ("fluent-emoji", "umbrella-with-rain-drops")}  # librsvg
 POTTED = ("herb", "seedling", "cactus", "sunflower", "tulip")
-PLATE = {"fxemoji": "forkandknife"}  # the others: fork-and-knife-with-plate
+PLATE = {  # the others: fork-and-knife-with-plate
+    "fxemoji": "forkandknife",
+    "streamline-emojis": "cooking",
+}
 
 
 class Sprite(NamedTuple):
@@ -315,7 +335,9 @@ class IconSet:
                 self.codepoints[name] = code
 
     def body(self, name: str) -> tuple[str, int, int] | None:
-        icon = self.icons.get(name) or self.icons.get(self.aliases.get(name, {}).get("parent"))
+        """Return a picture's SVG body, width and height; None where the set lacks it."""
+        alias = self.aliases.get(name, {}).get("parent")
+        icon = self.icons.get(name) or self.icons.get(alias) or self.icons.get(f"{name}-1")
         if icon is None:
             return None
         return icon["body"], icon.get("width", self.width), icon.get("height", self.height)
@@ -344,6 +366,8 @@ DRAWING_STYLES = {
     "twemoji": (("#d99e82", "#c1694f", "#662113", "#55acee"), False, 4, 0),
     "emojione": (("#dbb471", "#af7f3a", "#89664c", "#62727a"), False, 2, 0),
     "fluent-emoji-flat": (("#d3883e", "#a56953", "#6d4534", "#00a6ed"), False, 5, 0),
+    "fluent-emoji": (("#e0a070", "#b0714b", "#70432f", "#3cc8ff"), True, 4, 0),
+    "streamline-emojis": (("#deb690", "#b57f50", "#45413c", "#80ddff"), False, 3, 1.2),
 }
 SOFA_COLOURS = {
     "noto": (("#e53935", "#b71c1c"), ("#5c6bc0", "#303f9f"), ("#8d6e63", "#5d4037")),
@@ -352,6 +376,8 @@ SOFA_COLOURS = {
     "twemoji": (("#dd2e44", "#a0041e"), ("#3b88c3", "#226699"), ("#ffac33", "#c1694f")),
     "emojione": (("#ed4c5c", "#c94747"), ("#42ade2", "#1b75bb"), ("#83bf4f", "#699635")),
     "fluent-emoji-flat": (("#f8312f", "#ca0b4a"), ("#0074ba", "#004c87"), ("#8d65c5", "#533566")),
+    "fluent-emoji": (("#ff822d", "#d0521b"), ("#5092ff", "#2a5fc0"), ("#86d72f", "#44911b")),
+    "streamline-emojis": (("#ff6242", "#e04122"), ("#00b8f0", "#009fd9"), ("#ffe500", "#ebcb00")),
 }
 
 
@@ -519,7 +545,7 @@ def collect(folder: Path) -> list[Sprite]:
                 for entry in names.split():
                     name, _, role = entry.partition(":")
                     icon = icons.body(name)
-                    if icon is None:
+                    if icon is None or (style, name) in TOO_LARGE:
                         continue
                     role = (role or "both") if kind == "seen" else "both"
                     found.append(
@@ -554,10 +580,10 @@ def collect(folder: Path) -> list[Sprite]:
     return found
 
 
-def render(svg: str) -> Image.Image:
+def render(svg: str, use: str) -> Image.Image:
     """Render, crop to what is visible, fit into a cell, and reduce to a few colours."""
     png = subprocess.run(
-        ["rsvg-convert", "--width", "192", "--height", "192", "--keep-aspect-ratio"],  # noqa: S607
+        ["rsvg-convert", "--width", "192", "--height", "192", "--keep-aspect-ratio", "--unlimited"],  # noqa: S607
         input=svg.encode(),
         capture_output=True,
         check=True,
@@ -565,23 +591,27 @@ def render(svg: str) -> Image.Image:
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     bounds = image.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox()
     image = image.crop(bounds)
-    scale = CELL / max(image.size)
+    scale = CELL[use] / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    return image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE).convert("RGBA")
+    return image.quantize(COLOURS[use], method=Image.Quantize.FASTOCTREE).convert("RGBA")
+
+
+def use_of(style: str) -> str:
+    return "scenes" if style in SCENE_STYLES else "pretrain"
 
 
 def write_atlas(sprites: list[Sprite], target: Path) -> None:
     """Pack the sprites of each style into one PNG and write the index beside them."""
     with ThreadPoolExecutor(2) as pool:
-        images = list(pool.map(lambda sprite: render(sprite.svg), sprites))
+        images = list(pool.map(lambda sprite: render(sprite.svg, use_of(sprite.style)), sprites))
     rows: list[dict[str, object]] = []
     for style in SCENE_STYLES + PRETRAIN_STYLES:
         members = [i for i, sprite in enumerate(sprites) if sprite.style == style]
-        height = -(-len(members) // COLUMNS) * CELL
-        atlas = Image.new("RGBA", (COLUMNS * CELL, height))
+        side = CELL[use_of(style)]
+        atlas = Image.new("RGBA", (COLUMNS * side, -(-len(members) // COLUMNS) * side))
         for cell, i in enumerate(members):
-            x, y = cell % COLUMNS * CELL, cell // COLUMNS * CELL
+            x, y = cell % COLUMNS * side, cell // COLUMNS * side
             atlas.paste(images[i], (x, y))
             sprite = sprites[i]
             rows.append(
@@ -597,8 +627,8 @@ def write_atlas(sprites: list[Sprite], target: Path) -> None:
                 }
             )
         atlas.save(target / f"{style}.png", optimize=True)
-    lines = ",\n".join(json.dumps(row, sort_keys=True) for row in rows)
-    (target / "index.json").write_text(f'{{"cell": {CELL}, "sprites": [\n{lines}\n]}}\n')
+    lines = ",\n".join(json.dumps(row, sort_keys=True, separators=(",", ":")) for row in rows)
+    (target / "index.json").write_text(f'{{"sprites": [\n{lines}\n]}}\n')
 
 
 def write_attribution(sprites: list[Sprite], target: Path) -> None:
@@ -608,7 +638,9 @@ def write_attribution(sprites: list[Sprite], target: Path) -> None:
         name, author, url = SOURCES[style]
         count = sum(s.style == style and not s.icon.startswith("own-") for s in sprites)
         used = "federated scenes" if style in SCENE_STYLES else "pretraining"
-        table.append(f"| `{style}.png` | {name} | {author} | {LICENCES[style]} | {used} | {count} | {url} |")
+        table.append(
+            f"| `{style}.png` | {name} | {author} | {LICENCES[style]} | {used} | {count} | {url} |"
+        )
     own = sum(s.icon.startswith("own-") for s in sprites)
     text = f"""# Attribution of the sprite atlas
 
@@ -616,8 +648,9 @@ def write_attribution(sprites: list[Sprite], target: Path) -> None:
 |---|---|---|---|---|---|---|
 {chr(10).join(table)}
 
-Changes made to every picture: rendered to a bitmap, cropped to what is visible, scaled to {CELL} px on the longer
-side, reduced to {COLOURS} colours. `index.json` names each picture's set, name, codepoint and licence.
+Changes made to every picture: rendered to a bitmap, cropped to what is visible, scaled to {CELL["scenes"]} px
+({CELL["pretrain"]} px for the pretraining) on the longer side, reduced to {COLOURS["scenes"]} ({COLOURS["pretrain"]})
+colours. `index.json` names each picture's set, name, codepoint and licence.
 
 {own} pictures whose name begins with `own-` are drawn by this project (Apache-2.0), because the sets have no dining
 table and few sofas, chairs, bottles, screens and bicycles. Those of `dining table` carry the set's plate and those of

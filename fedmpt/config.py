@@ -78,7 +78,8 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     temperature: PositiveFloat = 4.0  # tau
     similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
     transport_weight: PositiveFloat = 0.2  # lambda
-    transport_iterations: Positive = 15
+    transport_iterations: Positive = 10
+    head: Literal["probability", "odds"] = "probability"  # see docs/method.md
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c
@@ -89,7 +90,6 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     use_adapters: bool = True
     use_transport: bool = True
     use_gate: bool = True
-    train_gate: bool = True
 
 
 class MethodConfig(Section, frozen=True, kw_only=True):
@@ -121,9 +121,7 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
     clip_mode: Literal["flat", "normalise"] = "normalise"
     space: Literal["text", "prompt"] = "text"  # where examples are clipped and noised
-    adapter_weight: PositiveFloat | None = (
-        None  # block weight of image-side parameters in the joint norm
-    )
+    block_weights: dict[str, PositiveFloat] = {}  # blocks named here; the others by rule
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 
 

@@ -178,7 +178,7 @@ def train_privately(
         head = {name: value.detach() for name, value in others.items()} | {TEXT_BLOCK: text}
         chunks = _chunks(sampler.draw(len(data)))
         for index, positions in enumerate(chunks):
-            rows = _per_example_gradients(method, head, *data.take(positions, device))
+            rows = per_example_gradients(method, head, *data.take(positions, device))
             rows |= space.rows(rows.pop(TEXT_BLOCK))
             if index < len(chunks) - 1:
                 gradient.accumulate(rows)
@@ -204,7 +204,7 @@ def predict(method: Method, parameters: Parameters, bank: FeatureBank) -> NDArra
     return result
 
 
-def _per_example_gradients(
+def per_example_gradients(
     method: Method, head: Parameters, patches: Tensor, labels: Tensor
 ) -> Parameters:
     """Return the gradient of every example's own loss in every head tensor: name -> ``[b, *shape]``."""

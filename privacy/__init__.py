@@ -37,9 +37,8 @@ from privacy.errors import (
     UnsupportedEvent,
 )
 from privacy.events import Event, NeighbouringRelation, PrivacyUnit, SampledGaussian
-from privacy.ledger import (
+from privacy.history import (
     Charge,
-    Ledger,
     LedgerHead,
     LedgerHistory,
     LedgerTerms,
@@ -47,6 +46,7 @@ from privacy.ledger import (
     Verifier,
     read_ledger,
 )
+from privacy.ledger import Ledger
 from privacy.noise import GaussianNoise, NoiseSource
 from privacy.plan import (
     ClipMode,

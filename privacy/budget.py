@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from privacy.accountant import Accountant, EpsilonFigures, PLDAccountant, cross_checked
 from privacy.errors import BudgetExhausted, UnsupportedEvent
 from privacy.events import Event
-from privacy.ledger import Charge, Ledger
+from privacy.history import Charge
+from privacy.ledger import Ledger
 from privacy.plan import DPPlan
 
 

@@ -70,7 +70,7 @@ class DPPlan:
         max_grad_norm: Joint clip norm C over all blocks, in [1e-6, 1e6].
         steps_per_round: Noised steps of a round, >= 1; public, not the number of non-empty batches.
         rounds: Planned rounds, >= 1.
-        block_weights: Public positive weight of each block, as pairs; empty for 1 everywhere.
+        block_weights: Public weight of each block in [1e-6, 1e6], as pairs; empty for 1 everywhere.
         space: Where the prompt side is clipped.
         clip: How vectors are bounded.
         noise: Who adds noise.
@@ -117,7 +117,12 @@ class DPPlan:
         names = [name for name, _ in self.block_weights]
         if len(set(names)) != len(names):
             raise ConfigurationError("block_weights: a block is named twice")
-        _validate.positive(**{f"block weight of {name}": w for name, w in self.block_weights})
+        for name, weight in self.block_weights:
+            if not _SMALLEST_CLIP <= weight <= _LARGEST_CLIP:
+                raise ConfigurationError(
+                    f"block weight of {name}: {weight!r} must lie in "
+                    f"[{_SMALLEST_CLIP}, {_LARGEST_CLIP}]"
+                )
         for value, kind in (
             (self.space, DPSpace),
             (self.clip, ClipMode),

@@ -67,7 +67,8 @@ class Aggregate:
 
     def decode_sum(self, name: str) -> NDArray[np.float64]:
         """The sum of a fixed segment in the caller's units; float64 `[length]`."""
-        return dequantise(self.sums[name], self.layout.fixed(name))
+        segment = self.layout.fixed(name)
+        return dequantise(self.sums[name], segment)
 
     def decode_mean(self, name: str) -> NDArray[np.float64]:
         """The sum of a fixed segment divided by the number of survivors."""

@@ -182,8 +182,8 @@ class Attendance:
             dropped=dict(sorted(self.dropped.items())),
             refusals=dict(sorted(self._refusals.items())),
             clip_counts=clip_counts,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
+            bytes_up=dict(self._bytes_up),
+            bytes_down=dict(self._bytes_down),
             transcript=transcript,
         )
 

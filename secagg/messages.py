@@ -17,11 +17,10 @@ import msgspec
 
 from secagg.digests import DIGEST_BYTES
 from secagg.errors import (
+    ConfigurationError,
     Malformed,
-    MessageError,
     NonCanonical,
     Oversized,
-    SecAggError,
     UnsupportedSuite,
     UnsupportedVersion,
     WrongStage,
@@ -330,9 +329,7 @@ def decode(data: bytes, kind: type[T], *, limit: int) -> T:
         message = msgspec.msgpack.decode(memoryview(data)[HEADER.size :], type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"{header.kind.name} does not decode: {error}") from error
-    except MessageError:
-        raise
-    except SecAggError as error:  # parameters that contradict themselves
+    except ConfigurationError as error:  # parameters that contradict themselves
         raise Malformed(f"{header.kind.name} holds refused content: {error}") from error
     if encode(message, params=header.params, sender=header.sender) != data:
         raise NonCanonical(f"{header.kind.name} is not in canonical encoding")

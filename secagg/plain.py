@@ -24,7 +24,7 @@ from secagg.fixedpoint import Update, encode_update
 from secagg.keys import SignatureCache, SigningKey
 from secagg.latch import Latches
 from secagg.marks import Marks
-from secagg.messages import Kind, Open, Upload, decode, encode, max_bytes, read_header
+from secagg.messages import Kind, Open, Upload, decode, encode, max_bytes
 from secagg.params import RoundParams, Stage
 from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
@@ -64,9 +64,6 @@ class PlainClient:
 
     def handle(self, request: bytes) -> Reply | InputWanted:
         """Answers the one request of this mode; see `secagg.api.ClientSession.handle`."""
-        kind = read_header(request).kind
-        if kind is not Kind.OPEN:
-            raise WrongStage(f"{kind.name} is not a request of plain mode")
         kept = self._latches.repeated(Stage.UPLOAD, request)
         if kept is not None:
             return Reply(message=kept)
@@ -113,7 +110,7 @@ class PlainClient:
 
     def abandon(self) -> None:
         """Ends the running round."""
-        self._params = None
+        self._params = self._request = None
 
 
 class PlainServer:

@@ -198,7 +198,8 @@ def _project(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]
     """Return queries (scaled), keys and values of a block: ``[..., L, W]`` -> three ``[..., H, L, E]``."""
     packed = functional.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
     query, key, value = (
-        part.reshape(*part.shape[:-1], heads, -1).transpose(-2, -3) for part in packed.chunk(3, dim=-1)
+        part.reshape(*part.shape[:-1], heads, -1).transpose(-2, -3)
+        for part in packed.chunk(3, dim=-1)
     )
     return query * query.shape[-1] ** -0.5, key, value
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedmpt.errors import UsageError
 from fedmpt.seeds import generator
 
 SplitName: TypeAlias = Literal["train", "test"]
+Retouch: TypeAlias = Callable[[Image.Image], Image.Image]
 
 CLASSES: Final = (  # the classes of PASCAL VOC 2007, in its order
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -39,8 +41,11 @@ BACKGROUNDS: Final = (
     *("grass", "sky", "water", "sand", "snow", "night"),
     *("road", "brick", "wood", "tiles", "wallpaper", "forest"),
 )
-SCENE_STYLES: Final = ("noto", "noto-v1", "fxemoji")
-PRETRAIN_STYLES: Final = ("twemoji", "emojione", "fluent-emoji-flat")
+SCENE_STYLES: Final = ("noto", "fxemoji")
+PRETRAIN_STYLES: Final = (
+    *("noto-v1", "twemoji", "emojione"),
+    *("fluent-emoji-flat", "fluent-emoji", "streamline-emojis"),
+)
 
 _RECIPE_VERSION = 1  # part of every content digest: raise it when pixels of the same recipe change
 _ATLAS = Path(__file__).with_name("sprites")
@@ -51,8 +56,8 @@ _COUNT_WEIGHTS = (0.35, 0.25, 0.16, 0.12, 0.08, 0.04)
 _MAX_OBJECTS = len(_COUNT_WEIGHTS)
 _SECOND_INSTANCE = 0.15  # chance that a class appears twice, while there is room
 _UNSEEN_WEIGHTS = (0.55, 0.30, 0.15)  # test only: 0, 1 or 2 objects of the unseen classes
-_MAX_CLUTTER = 4
-_SIDE = (0.15, 0.36)  # longer side of an object, as a share of the image's side
+_MAX_CLUTTER = 2
+_SIDE = (0.18, 0.45)  # longer side of an object, as a share of the image's side
 _MAX_ANGLE = 30.0  # degrees
 _PLACING_TRIES = 16
 
@@ -334,8 +339,15 @@ def render(recipe: Recipe, resolution: int) -> Image.Image:
     return render_with_owners(recipe, resolution)[0]
 
 
-def render_with_owners(recipe: Recipe, resolution: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+def render_with_owners(
+    recipe: Recipe, resolution: int, retouch: Retouch | None = None
+) -> tuple[Image.Image, NDArray[np.uint8]]:
     """Compose an image, and say which placement each pixel shows.
+
+    Args:
+        recipe: what to compose.
+        resolution: side in px.
+        retouch: changes each sprite (RGBA, scaled and rotated) before it is laid down; None leaves it as it is.
 
     Returns:
         The image, and uint8 ``[resolution, resolution]``: 0 for background, ``i + 1`` where ``placements[i]`` shows.
@@ -345,6 +357,8 @@ def render_with_owners(recipe: Recipe, resolution: int) -> tuple[Image.Image, ND
     owners = np.zeros((resolution, resolution), np.uint8)
     for number, placement in enumerate(recipe.placements, start=1):
         layer = _layer(placement, resolution)
+        if retouch is not None:
+            layer = retouch(layer)
         left = round(placement.x * resolution - layer.width / 2)
         top = round(placement.y * resolution - layer.height / 2)
         canvas.paste(layer, (left, top), layer)
@@ -453,7 +467,9 @@ def _picture(sprite: int, flipped: bool, level: int) -> Image.Image:
 def _layer(placement: Placement, resolution: int) -> Image.Image:
     """The sprite, scaled and rotated, on a transparent canvas that just holds it."""
     size = placement.side * resolution
-    level = max(0, min(3, int(math.log2(64 / size)))) if size < 64 else 0
+    left, top, right, bottom = atlas()[placement.sprite].box
+    longest = max(right - left, bottom - top)
+    level = min(3, int(math.log2(longest / size))) if size < longest else 0
     picture = _picture(placement.sprite, placement.flipped, level)
     scale = max(picture.size) / size  # picture px a layer px
     cos, sin = (f(math.radians(placement.angle)) for f in (math.cos, math.sin))

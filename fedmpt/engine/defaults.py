@@ -47,7 +47,6 @@ def resolve(config: Config, *, data_name: str) -> Config:
         privacy=replace(
             privacy,
             clip=_given(privacy.clip, 1.0),
-            adapter_weight=_given(privacy.adapter_weight, 1.0),
         ),
     )
 

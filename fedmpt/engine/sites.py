@@ -14,6 +14,7 @@ from typing import Final
 from fedmpt.config import Config
 from fedmpt.engine.prepare import Federation
 from fedmpt.errors import RunError, UsageError
+from fedmpt.engine.probes import typical_norms
 from fedmpt.learner import train, train_privately
 from fedmpt.protect import LedgeredSession
 from fedmpt.seeds import generator
@@ -30,11 +31,11 @@ from privacy import (
     PLDAccountant,
     PoissonSampler,
     default_delta,
+    equal_share_weights,
     make_plan,
     public_size,
 )
 from privacy.dpsgd import StepHistory
-from privacy.jacobian import TEXT_BLOCK
 
 RUN_NAME: Final = "run"
 
@@ -62,6 +63,7 @@ def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
     cache = CalibrationCache(cache_folder / "calibration.json")
     accountant = PLDAccountant()
     batch_size = federation.local.batch_size
+    weights = _block_weights(federation)
     plans = []
     for index, size in enumerate(sizes):
         plans.append(
@@ -73,7 +75,7 @@ def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
                 batch_size=batch_size,
                 steps_per_round=max(1, round(config.train.local_epochs * size / batch_size)),
                 delta=delta,
-                block_weights=_block_weights(federation),
+                block_weights=weights,
                 space=DPSpace(config.privacy.space),
                 clip=ClipMode(config.privacy.clip_mode),
                 accountant=accountant,
@@ -84,14 +86,16 @@ def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
 
 
 def _block_weights(federation: Federation) -> dict[str, float]:
-    """Prompt-side blocks weigh 1, image-side blocks the configured weight."""
-    prompts = federation.method.prompt_blocks
-    weights = dict.fromkeys((TEXT_BLOCK,), 1.0)
-    if federation.config.privacy.space == "prompt":
-        weights = dict.fromkeys(prompts, 1.0)
-    image_weight = federation.config.privacy.adapter_weight or 1.0
-    weights |= {name: image_weight for name in federation.initial if name not in prompts}
-    return weights
+    """Return the public weight of every block in the joint norm: by configuration, else by equal shares."""
+    config = federation.config.privacy
+    norms = typical_norms(federation.method, federation.initial, space=DPSpace(config.space))
+    weights = equal_share_weights(norms, max_grad_norm=config.clip or 1.0)
+    unknown = set(config.block_weights) - set(weights)
+    if unknown:
+        raise UsageError(
+            f"privacy.block_weights: no block {', '.join(sorted(unknown))}; blocks are {', '.join(weights)}"
+        )
+    return weights | config.block_weights
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from fedmpt.clip.text import normalise
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.losses import asymmetric_loss
+from fedmpt.methods.losses import PROBABILITY_FLOOR, asymmetric_loss
 from fedmpt.methods.transport import transport_plan
 from fedmpt.seeds import seed_of
 
@@ -39,6 +39,7 @@ CONDITIONS: Final[dict[str, tuple[str, ...]]] = {
     "mlrsnet": ("size", "color", "shape", "texture"),
 }
 DEFAULT_CONDITIONS: Final = CONDITIONS["voc2007"]
+SMALLEST_SQUARE: Final = 1e-6  # an adapted patch is never taken to be shorter than 0.001
 TOKEN_SPREAD: Final = 0.02  # standard deviation of fresh tokens, CLIP's own
 START_PHRASE: Final = (
     "a photo of a"  # section 3.1: templates are initialised as "A photo of a [CLASS]"
@@ -90,6 +91,7 @@ class FedMPT:
         self._adapters = settings.use_adapters and settings.adapter_rank > 0
         self._gate = settings.use_gate and len(self.conditions) > 1
         self._scale = (settings.similarity_scale or backbone.logit_scale) / settings.temperature
+        self._prior = math.log(2 / max(1, len(classes) - 2))  # log-odds of 2 / C
         self._suffixes = backbone.text.suffixes(classes)
         self._words = [backbone.text.words(word) for word in self.conditions]
         self.prompt_blocks = tuple(
@@ -149,7 +151,11 @@ class FedMPT:
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return the mixed probabilities ``P'`` (Eq. 11): ``[B, C]`` in [0, 1]."""
         psi = self.conditional_scores(parameters, text, patches)  # [B, N, C]
-        return (self.gate_weights(parameters, patches).unsqueeze(-1) * psi).sum(dim=1)
+        mixed = (self.gate_weights(parameters, patches).unsqueeze(-1) * psi).sum(dim=1)
+        if self.settings.head == "probability":
+            return mixed
+        # The same order of scores within a class; 0.5 where a class has twice the share that chance gives it.
+        return torch.sigmoid(torch.logit(mixed, eps=PROBABILITY_FLOOR) - self._prior)
 
     def conditional_scores(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return each condition's prediction ``psi``: ``[B, N, C]`` in [0, 1]."""
@@ -192,14 +198,24 @@ class FedMPT:
         return FedMPT(self._backbone, classes, self.settings, self.conditions)
 
     def _scaled_cosines(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``."""
-        count = len(self.conditions)
-        features = text.reshape(count, -1, text.shape[-1])  # [N, C, D]
-        adapted = patches.unsqueeze(1)  # [B, 1, M, D]
-        if self._adapters:
-            down, up = parameters["adapter_down"], parameters["adapter_up"]
-            adapted = normalise(
-                adapted + adapted @ down @ up
-            )  # [B, N, M, D], Eq. 6 with a residual
-        cosines: Tensor = adapted @ features.transpose(-1, -2)
-        return self._scale * cosines
+        """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``.
+
+        An adapted patch ``h = f + a W_up`` with ``a = f W_down`` (Eq. 6 with a residual) is never formed: its products
+        follow from those of f, which cost a D-th of the memory.
+        """
+        count, width = len(self.conditions), patches.shape[-1]
+        products = (patches @ text.T).unflatten(-1, (count, -1))  # [B, M, N, C]
+        if not self._adapters:
+            return self._scale * products.transpose(1, 2)
+        down, up = parameters["adapter_down"], parameters["adapter_up"]  # [N, D, R], [N, R, D]
+        features = text.reshape(count, -1, width)  # [N, C, D]
+        bent = (patches @ down.transpose(0, 1).flatten(1)).unflatten(
+            -1, (count, -1)
+        )  # a: [B, M, N, R]
+        along = (patches @ up.flatten(0, 1).T).unflatten(-1, (count, -1))  # W_up f: [B, M, N, R]
+        bent, along, products = (x.transpose(1, 2) for x in (bent, along, products))  # [B, N, M, .]
+        products = products + bent @ (up @ features.mT)  # [B, N, M, C]
+        squared = (bent * (2 * along + bent @ (up @ up.mT))).sum(-1)  # [B, N, M]
+        squared = squared + patches.square().sum(-1).unsqueeze(1)
+        lengths = squared.clamp(min=SMALLEST_SQUARE).sqrt()  # |h|
+        return self._scale * products / lengths.unsqueeze(-1)

@@ -14,7 +14,7 @@ def transport_plan(
     patch_marginal: Tensor,
     *,
     regularisation: float = 0.2,
-    iterations: int = 15,
+    iterations: int = 10,
 ) -> Tensor:
     """Return the entropic transport plan from patches to classes with uniform class marginal.
 

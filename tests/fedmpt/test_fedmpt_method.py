@@ -86,6 +86,29 @@ def test_at_the_start_the_gate_is_uniform_and_adapters_are_the_identity(backbone
     )
 
 
+def test_similarities_are_cosines_of_patches_that_passed_the_adapters(backbone: Backbone) -> None:
+    """The method never forms adapted patches; the oracle does."""
+    method = _method(backbone)
+    parameters, patches = _perturbed(method), _patches(3, backbone)
+    text = method.encode_text(parameters)
+    down, up = parameters["adapter_down"], parameters["adapter_up"]
+    adapted = torch.nn.functional.normalize(patches[:, None] + patches[:, None] @ down @ up, dim=-1)
+    cosines = adapted @ text.reshape(4, len(CLASSES), -1).transpose(-1, -2)
+    ours = method._scaled_cosines(parameters, text, patches)
+    assert torch.allclose(ours, backbone.logit_scale / 4 * cosines, atol=1e-4)
+
+
+def test_the_odds_head_keeps_the_order_of_images_and_puts_one_half_at_twice_chance(
+    backbone: Backbone,
+) -> None:
+    method, odds = _method(backbone), _method(backbone, head="odds")
+    parameters, patches = _perturbed(method), _patches(9, backbone)
+    text = method.encode_text(parameters)
+    plain, calibrated = (m.score(parameters, text, patches) for m in (method, odds))
+    assert torch.equal(plain.argsort(0), calibrated.argsort(0))
+    assert torch.equal(plain > 2 / len(CLASSES), calibrated > 0.5)
+
+
 def test_equal_similarities_predict_one_over_the_number_of_classes(backbone: Backbone) -> None:
     method = _method(backbone)
     parameters = method.initial_parameters(0)

@@ -149,6 +149,26 @@ def test_the_privacy_profile_meets_epsilon(accountant: PLDAccountant) -> None:
     assert accountant.delta([], 0.0) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("sigma", "at_one_percent", "at_one_permille"),
+    [
+        (13.588, 0.020, 0.0024),
+        (7.304, 0.034, 0.0048),
+        (4.022, 0.079, 0.015),
+        (2.315, 0.24, 0.073),
+    ],
+)
+def test_the_profile_bounds_an_attackers_success_as_documented(
+    sigma: float, at_one_percent: float, at_one_permille: float, accountant: PLDAccountant
+) -> None:
+    done = [event(0.128, sigma, 800)]
+    grid = [k / 20 for k in range(160)]
+    profile = {x: accountant.delta(done, x) for x in grid}
+    for false_positives, documented in ((0.01, at_one_percent), (0.001, at_one_permille)):
+        bound = min(math.exp(x) * false_positives + profile[x] for x in grid)
+        assert bound == pytest.approx(documented, rel=0.05)
+
+
 def test_replace_one_is_a_separate_larger_figure(accountant: PLDAccountant) -> None:
     assert replace_one_epsilon([REFERENCE], DELTA, of_record=accountant) == pytest.approx(
         17.397, abs=0.002

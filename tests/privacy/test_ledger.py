@@ -32,7 +32,8 @@ from privacy import (
     PLDAccountant,
     read_ledger,
 )
-from privacy.ledger import Charge, software_versions
+from privacy.history import Charge
+from privacy.ledger import software_versions
 
 PlanWith = Callable[..., DPPlan]
 
@@ -203,6 +204,8 @@ def test_terms_are_fixed_for_life(ledger_path: Path, terms: LedgerTerms) -> None
 
 def test_terms_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigurationError):
+        LedgerTerms(holding="", n_pub=250, delta=1e-5, lifetime_epsilon=8.0)
+    with pytest.raises(ConfigurationError):
         LedgerTerms(holding="ward-7", n_pub=250, delta=1e-3, lifetime_epsilon=8.0)
     with pytest.raises(ConfigurationError):
         LedgerTerms(holding="ward-7", n_pub=250, delta=1e-5, lifetime_epsilon=float("inf"))
@@ -240,6 +243,14 @@ def test_a_second_writer_is_locked_out(
     ledger.close()
     with Ledger(ledger_path, terms=terms):
         pass
+
+
+def test_removing_the_lock_file_lets_no_second_writer_in(
+    ledger: Ledger, ledger_path: Path, terms: LedgerTerms
+) -> None:
+    ledger_path.with_name(ledger_path.name + ".lock").unlink()
+    with pytest.raises(LedgerLocked):
+        Ledger(ledger_path, terms=terms)
 
 
 def test_another_process_is_locked_out_until_the_first_one_dies(
@@ -393,6 +404,7 @@ def set_in(record: int, *keys: str, to: object) -> Callable[[list[dict[str, obje
         set_in(0, "format", to="privacy-ledger/0"),
         set_in(0, "delta", to=0.5),
         set_in(0, "unit", to="client"),
+        set_in(0, "holding", to=7),
         lambda records: records[2].pop("event"),
         lambda records: records.pop(1),  # charges without a plan
         lambda records: records.insert(2, records[0]),  # terms twice

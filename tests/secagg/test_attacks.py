@@ -16,7 +16,16 @@ import secagg.masking_client
 from secagg import RoundAborted, Stage
 from secagg.aead import unseal
 from secagg.dealing import HeldShares, seal_key
-from secagg.digests import advert_statement, bundle_statement, commitment, enc, u16, u32
+from secagg.digests import (
+    advert_statement,
+    bundle_statement,
+    commitment,
+    confirm_statement,
+    enc,
+    u16,
+    u32,
+    upload_statement,
+)
 from secagg.errors import (
     BadAdvert,
     BadSignature,
@@ -408,6 +417,100 @@ def test_an_upload_made_under_another_list_of_sharers_is_refused(federation, lia
             clients[client].handle(survivors)
 
 
+def test_a_colluder_that_dealt_no_shares_cannot_be_added_to_the_survivors(federation, liar):
+    """It signs an upload under the very list of sharers that it is not on."""
+    world = federation(6)
+    clients, server = world.clients(), world.server()
+    requests = world.run_until(Stage.SHARE, clients, server)
+    for client in world.ids[:-1]:
+        server.receive(client, world.answer(clients[client], requests[client]))
+    rows = []
+    for client, request in server.close_stage().items():
+        message = world.answer(clients[client], request)
+        upload = clients[client]._round.state.upload
+        rows.append(SurvivorRow(client, upload, signature_of(message, Upload)))
+    statement = upload_statement(server.sharers.digest, 60, b"h" * 32)
+    colluder = SurvivorRow(60, b"h" * 32, world.identities[60].key.sign(statement))
+    lie = liar(world, server.params)
+    _, request = lie.survivors(server.sharers, [*rows, colluder])
+    with pytest.raises(ViewMismatch, match="60 dealt no shares"):
+        clients[10].handle(request)
+
+
+def test_a_colluder_outside_the_survivors_does_not_count_as_a_confirmation(federation, liar):
+    world = federation(6)
+    attack = Attack(world, liar, world.clients(), silent=[60])
+    alive = world.ids[:-1]
+    signers = [attack.confirmed(client, alive) for client in alive[:3]]
+    view, _ = attack.lie.survivors(attack.sharers, [attack.rows[i] for i in alive])
+    signature = world.identities[60].key.sign(confirm_statement(view.digest))
+    assert attack.cohort.threshold == 4
+    with pytest.raises(ViewMismatch, match="60 is not a survivor"):
+        attack.reveal(10, alive, [*signers, ConfirmRow(60, signature)])
+
+
+# The list of sharers ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def before_upload(federation, liar):
+    world = federation(6)
+    clients, server = world.clients(), world.server()
+    requests = world.run_until(Stage.UPLOAD, clients, server)
+    return world, clients[10], server, requests[10], liar(world, server.params)
+
+
+@pytest.mark.parametrize(
+    ("sharers", "error"),
+    [
+        ((20, 30, 40, 50, 60), ViewMismatch),
+        ((10, 20, 30), TooFewClients),
+        ((10,), TooFewClients),
+    ],
+)
+def test_a_list_of_sharers_without_oneself_or_with_too_few_is_refused(
+    before_upload, sharers, error
+):
+    world, client, server, _, lie = before_upload
+    texts = bytes(92 * len(set(sharers) - {10}))
+    _, request = lie.collect(server.cohort, sharers, texts)
+    with pytest.raises(error) as caught:
+        client.handle(request)
+    assert caught.value.refusal is not None
+    with pytest.raises(WrongStage):
+        client.submit(world.update(10), server.params.context)
+
+
+@pytest.mark.parametrize("size", [0, 91, 92 * 4, 92 * 6, 92 * 5 + 1])
+def test_shares_of_another_number_are_refused_and_change_nothing(before_upload, size):
+    world, client, server, genuine, lie = before_upload
+    _, request = lie.collect(server.cohort, world.ids, bytes(size))
+    with pytest.raises((Malformed, Oversized)):
+        client.handle(request)
+    world.answer(client, genuine)
+
+
+def test_a_second_list_of_sharers_before_the_upload_proves_equivocation(before_upload):
+    world, client, server, genuine, lie = before_upload
+    client.handle(genuine)
+    _, second = lie.collect(server.cohort, world.ids[:-1], bytes(92 * 4))
+    with pytest.raises(Equivocation):
+        client.handle(second)
+    with pytest.raises(WrongStage):
+        client.submit(world.update(10), server.params.context)
+
+
+def test_the_same_list_of_sharers_with_other_shares_is_refused_and_changes_nothing(before_upload):
+    world, client, server, genuine, lie = before_upload
+    client.handle(genuine)
+    held = dict(client._round.state.held)
+    _, second = lie.collect(server.cohort, world.ids, bytes(92 * 5))
+    with pytest.raises(Latched):
+        client.handle(second)
+    assert client._round.state.held == held
+    client.submit(world.update(10), server.params.context)
+
+
 # Keys of the server's own making ------------------------------------------------------------
 
 
@@ -469,6 +572,20 @@ def test_a_cohort_that_is_not_the_invited_clients_is_refused(federation, liar, c
     rows = list(server.cohort.adverts.values())
     _, request = liar(world, server.params).cohort(change(rows))
     with pytest.raises(error):
+        clients[10].handle(request)
+
+
+def test_a_member_that_was_not_invited_is_refused_though_its_advert_is_genuine(federation, liar):
+    world = federation(6)
+    params = world.params(invited=world.ids[:-1])
+    clients, server = world.clients(), world.server(params)
+    world.run_until(Stage.SHARE, clients, server)
+    mask, share = (AgreementKey(bytes([k]) * 32).public for k in (1, 2))
+    statement = advert_statement(params.digest, 60, mask, share)
+    friend = AdvertRow(60, mask, share, world.identities[60].key.sign(statement))
+    rows = list(server.cohort.adverts.values())
+    _, request = liar(world, params).cohort([*rows[:-1], friend])
+    with pytest.raises(UnknownIdentity, match="client 60 was not invited"):
         clients[10].handle(request)
 
 

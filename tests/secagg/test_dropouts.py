@@ -60,7 +60,7 @@ def test_sum_is_exact_or_refused_for_every_pair_of_losses(federation, colluders)
         check(world, {10: one, 40: other})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([7, 10, 12]), st.data())
 def test_sum_is_exact_or_refused_for_random_losses_at_all_stages(federation, n, data):
     world = federation(n)

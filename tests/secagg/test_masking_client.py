@@ -114,6 +114,13 @@ def test_a_request_that_comes_too_early_is_refused_and_changes_nothing(world, ea
         client.handle(requests[early])
 
 
+def test_without_a_round_there_is_nothing_to_submit_or_to_abandon(world):
+    client = world.client(10)
+    client.abandon()
+    with pytest.raises(WrongStage):
+        client.submit(world.update(10), world.params().context)
+
+
 def test_stages_cannot_be_skipped(world, liar):
     clients, server = world.clients(), world.server()
     world.run_until(Stage.UPLOAD, clients, server)

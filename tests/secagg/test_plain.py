@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 
 from secagg import Mode, Stage, Update, run_round
+from secagg.digests import upload_digest, upload_statement
 from secagg.errors import (
     BadSignature,
     Latched,
+    Malformed,
+    NonCanonical,
     StaleState,
     TooFewSurvivors,
     ViewMismatch,
+    WrongRound,
     WrongStage,
 )
 from secagg.marks import Marks
+from secagg.messages import Upload, encode
 
 
 def test_plain_and_masked_rounds_return_the_same_integers_bit_for_bit(federation, context):
@@ -120,3 +125,21 @@ def test_the_server_opens_and_closes_once(world):
     server.open()
     with pytest.raises(WrongStage):
         server.open()
+
+
+def test_an_upload_with_padding_bits_or_of_another_length_is_refused(world):
+    server = world.server()
+    server.open()
+    view, size = server.params.digest, server.params.plan.body_bytes
+    for body, error in ((b"\xff" * size, NonCanonical), (bytes(size - 1), Malformed)):
+        hashed = upload_digest(view, 10, body)
+        signature = world.identities[10].key.sign(upload_statement(view, 10, hashed))
+        with pytest.raises(error):
+            server.receive(10, encode(Upload(body, signature), params=view, sender=10))
+
+
+def test_a_header_that_names_another_round_than_the_parameters_is_refused(world):
+    request = world.server().open()[10]
+    moved = request[:8] + b"\x33" * 32 + request[40:]
+    with pytest.raises(WrongRound):
+        world.client(10).handle(moved)
