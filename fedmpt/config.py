@@ -74,12 +74,15 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     adapter_rank: Annotated[int, msgspec.Meta(ge=0)] | None = (
         None  # Ds; None: 32, under DP a small one
     )
+    adapter_down: Literal["trained", "text"] | None = (
+        None  # None: trained; under DP fixed by class names
+    )
     gate_rank: Positive | None = None  # width of the gate; None: as adapter_rank's rule
     temperature: PositiveFloat = 4.0  # tau
     similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
     transport_weight: PositiveFloat = 0.2  # lambda
     transport_iterations: Positive = 10
-    head: Literal["probability", "odds"] = "probability"  # see docs/method.md
+    head: Literal["odds", "probability"] = "odds"  # see docs/method.md
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c

@@ -88,7 +88,12 @@ def _leaf_package_code(error: Exception) -> int | None:
         return BUDGET_SPENT
     if isinstance(error, secagg.errors.RoundAborted):
         return PROTOCOL_ABORTED
-    if isinstance(error, privacy.errors.ConfigurationError | secagg.errors.ConfigurationError):
+    unusable = (
+        privacy.errors.ConfigurationError,
+        privacy.errors.CalibrationError,
+        secagg.errors.ConfigurationError,
+    )
+    if isinstance(error, unusable):
         return 2
     if isinstance(error, privacy.errors.PrivacyError | secagg.errors.SecAggError):
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def command(
             raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
         options["privacy.enabled"] = False
     config = load_config(file=config_file, settings=settings, options=options)
+
+    # On shared cores, threads that spin while they wait stall each other for seconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from fedmpt.cli.console import Console
     from fedmpt.engine.train import train

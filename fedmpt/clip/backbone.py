@@ -7,6 +7,7 @@ open_clip with a pretrained tag or weights file (``ViT-B-16`` / ``openai``), or 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,14 +49,15 @@ class Backbone:
     ) -> None:
         model.eval()
         model.requires_grad_(requires_grad=False)
-        model.to(device=device, dtype=torch.float32)
+        model.float().to(device)
         self._model: Any = model  # attributes of open_clip modules are untyped
         self._transform = transform
         self._tokenizer = tokenizer
         self.device = device
         self.name = name
         self.fingerprint = _fingerprint(model, transform)
-        self.logit_scale = float(self._model.logit_scale.exp())
+        log_scale: Any = model.logit_scale
+        self.logit_scale = math.exp(float(log_scale))
         self.text = TextTower(model, tokenizer)
         visual: Any = self._model.visual
         if not all(hasattr(visual, part) for part in ("conv1", "ln_post", "transformer")):

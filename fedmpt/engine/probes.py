@@ -1,7 +1,7 @@
 """Typical gradient norms of a method's blocks, from public probes and no client's data.
 
 One joint clip norm serves all blocks. Text features, adapters and gate have gradients of very different sizes, and
-without weights the largest block would take the whole budget. The weights must be public: they are computed from made-up
+without weights the largest block would take the whole budget. The weights must be public: they come from made-up
 images, whose patches point at the frozen text features of made-up labels.
 
 Dimensions: ``B`` probes, ``M`` patches, ``C`` classes, ``D`` width.
@@ -25,7 +25,9 @@ _LABEL_SHARE: Final = 0.12  # of the classes in a probe
 _OBJECT_SHARE: Final = 0.3  # of the patches that show a labelled class
 _NOISE: Final = 0.8  # length of a patch's random part, beside a text feature of length 1
 _MOVED: Final = 0.05  # what training adds to blocks that start at zero, whose neighbours have no gradient before
-_SMALLEST: Final = 1e-3  # in units of the largest norm: a block that hardly matters is not blown up without limit
+_SMALLEST: Final = (
+    1e-3  # in units of the largest norm: a block that hardly matters is not blown up without limit
+)
 
 
 def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> dict[str, float]:
@@ -52,7 +54,9 @@ def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> 
     with torch.no_grad():
         text = method.encode_text(moved)
     patches, labels = _probes(text, len(method.classes), random)
-    head = {name: value for name, value in moved.items() if name not in prompts} | {TEXT_BLOCK: text}
+    head = {name: value for name, value in moved.items() if name not in prompts} | {
+        TEXT_BLOCK: text
+    }
     rows = per_example_gradients(method, head, patches, labels)
     if space is DPSpace.PROMPT:
         exact = PromptSpace(method.encode_text)
@@ -65,10 +69,14 @@ def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> 
 
 def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return made-up patches ``[B, M, D]`` of unit length and labels int8 ``[B, C]``."""
-    per_class = text.reshape(-1, classes, text.shape[-1]).mean(0).cpu()  # [C, D], over a method's variants
+    per_class = (
+        text.reshape(-1, classes, text.shape[-1]).mean(0).cpu()
+    )  # [C, D], over a method's variants
     labels = torch.rand(_PROBES, classes, generator=random) < _LABEL_SHARE
     labels[torch.arange(_PROBES), torch.randint(classes, (_PROBES,), generator=random)] = True
-    shown = torch.multinomial(labels.float(), _PATCHES, replacement=True, generator=random)  # [B, M]
+    shown = torch.multinomial(
+        labels.float(), _PATCHES, replacement=True, generator=random
+    )  # [B, M]
     noise = torch.randn(_PROBES, _PATCHES, per_class.shape[1], generator=random)
     noise = _NOISE * torch.nn.functional.normalize(noise, dim=-1)
     is_object = torch.rand(_PROBES, _PATCHES, 1, generator=random) < _OBJECT_SHARE

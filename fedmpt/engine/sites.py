@@ -13,8 +13,8 @@ from typing import Final
 
 from fedmpt.config import Config
 from fedmpt.engine.prepare import Federation
-from fedmpt.errors import RunError, UsageError
 from fedmpt.engine.probes import typical_norms
+from fedmpt.errors import RunError, UsageError
 from fedmpt.learner import train, train_privately
 from fedmpt.protect import LedgeredSession
 from fedmpt.seeds import generator
@@ -108,7 +108,13 @@ class _Guard:
     sampler: PoissonSampler
     noise: GaussianNoise
     history: StepHistory
+    charged_before: int
     run_epsilon: float = 0.0
+
+    def require_charged(self) -> None:
+        """Raise unless the noised steps made by this process are exactly those it charged."""
+        charges = self.ledger.charges[self.charged_before :]
+        self.history.require([charge.event for charge in charges])
 
 
 class Site:
@@ -165,7 +171,7 @@ class Site:
         charge, admission = guard.budget.charge(number)
         guard.run_epsilon = admission.run_epsilon
         self.session.charged(guard.ledger, charge)
-        return train_privately(
+        update = train_privately(
             federation.method,
             federation.spec,
             state,
@@ -180,9 +186,11 @@ class Site:
             history=guard.history,
             prompt_chunk=federation.config.privacy.prompt_chunk,
         )
+        guard.require_charged()
+        return update
 
     def close(self) -> dict[str, object] | None:
-        """Compare the steps made with those charged, record the final figures, and return this client's account.
+        """Check the steps made against those charged, record the final figures, and return this client's account.
 
         Raises:
             RunError: steps were made that were not charged.
@@ -190,7 +198,7 @@ class Site:
         if self._guard is None:
             return None
         guard = self._guard
-        guard.history.require(guard.ledger.events(RUN_NAME))
+        guard.require_charged()
         charges = len(guard.ledger.charges)
         epsilon = guard.budget.close().epsilon if charges else 0.0
         if epsilon > guard.plan.target_epsilon:
@@ -232,6 +240,7 @@ def open_guards(
                 sampler=PoissonSampler(plan),
                 noise=GaussianNoise(),
                 history=StepHistory(),
+                charged_before=len(ledger.charges),
             )
         )
     return guards

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from safetensors.torch import save
 
 from fedmpt.config import Config, to_toml
@@ -184,10 +183,9 @@ class _Run:
         started = time.perf_counter()
         federation = self._federation
         labels = federation.test_labels
-        pooled = evaluate(predict(federation.zero_shot, {}, federation.test_bank), labels)
-        features = torch.from_numpy(federation.test_bank.global_features())
-        whole = federation.zero_shot.global_scores(features.to(federation.backbone.device))
-        self._zero_shot_global = evaluate(whole.cpu().numpy(), labels)
+        bank, zero_shot = federation.test_bank, federation.zero_shot
+        pooled = evaluate(zero_shot.patch_scores(bank).cpu().numpy(), labels)
+        self._zero_shot_global = evaluate(zero_shot.class_token_scores(bank).cpu().numpy(), labels)
         self._phase["evaluate"] += time.perf_counter() - started
         self._keep(RoundRecord(round=0, rounds=len(federation.schedule), metrics=pooled))
 

@@ -62,6 +62,8 @@ class FedMPT:
         classes: tuple[str, ...],
         settings: FedMPTConfig,
         conditions: tuple[str, ...] = DEFAULT_CONDITIONS,
+        *,
+        fixed_down: Tensor | None = None,
     ) -> None:
         """Fix what no training changes.
 
@@ -70,6 +72,8 @@ class FedMPT:
             classes: scored classes, at least two: with one class the class softmax is constant.
             settings: resolved settings (ranks given).
             conditions: condition phrases, one or more; ignored when ``use_conditions`` is off.
+            fixed_down: for ``adapter_down = "text"``, the down-projection ``[D, R]`` that was tuned with; None
+                computes it from ``classes``.
 
         Raises:
             UsageError: fewer than two classes, no condition, or unresolved ranks.
@@ -89,6 +93,10 @@ class FedMPT:
         self.settings = settings
         self._backbone = backbone
         self._adapters = settings.use_adapters and settings.adapter_rank > 0
+        self._fixed_down: Tensor | None = None
+        if self._adapters and settings.adapter_down == "text":
+            directions = text_directions(backbone, classes, settings.adapter_rank)
+            self._fixed_down = directions if fixed_down is None else fixed_down
         self._gate = settings.use_gate and len(self.conditions) > 1
         self._scale = (settings.similarity_scale or backbone.logit_scale) / settings.temperature
         self._prior = math.log(2 / max(1, len(classes) - 2))  # log-odds of 2 / C
@@ -121,7 +129,8 @@ class FedMPT:
         if self._adapters:
             rank = settings.adapter_rank or 0
             spread = 1 / math.sqrt(width)
-            values["adapter_down"] = spread * torch.randn(count, width, rank, generator=random)
+            if self._fixed_down is None:
+                values["adapter_down"] = spread * torch.randn(count, width, rank, generator=random)
             values["adapter_up"] = torch.zeros(count, rank, width)
         if self._gate:
             rank = settings.gate_rank or 0
@@ -195,7 +204,9 @@ class FedMPT:
 
     def for_classes(self, classes: tuple[str, ...]) -> FedMPT:
         """Return the method for other classes; softmax and transport run over exactly those."""
-        return FedMPT(self._backbone, classes, self.settings, self.conditions)
+        return FedMPT(
+            self._backbone, classes, self.settings, self.conditions, fixed_down=self._fixed_down
+        )
 
     def _scaled_cosines(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``.
@@ -204,18 +215,44 @@ class FedMPT:
         follow from those of f, which cost a D-th of the memory.
         """
         count, width = len(self.conditions), patches.shape[-1]
-        products = (patches @ text.T).unflatten(-1, (count, -1))  # [B, M, N, C]
+        products = self._by_condition(patches @ text.T)  # [B, N, M, C]
         if not self._adapters:
-            return self._scale * products.transpose(1, 2)
-        down, up = parameters["adapter_down"], parameters["adapter_up"]  # [N, D, R], [N, R, D]
+            return self._scale * products
+        up = parameters["adapter_up"]  # [N, R, D]
+        down = (  # [N, D, R]
+            parameters["adapter_down"]
+            if self._fixed_down is None
+            else self._fixed_down.expand(count, -1, -1)
+        )
         features = text.reshape(count, -1, width)  # [N, C, D]
-        bent = (patches @ down.transpose(0, 1).flatten(1)).unflatten(
-            -1, (count, -1)
-        )  # a: [B, M, N, R]
-        along = (patches @ up.flatten(0, 1).T).unflatten(-1, (count, -1))  # W_up f: [B, M, N, R]
-        bent, along, products = (x.transpose(1, 2) for x in (bent, along, products))  # [B, N, M, .]
+        bent = self._by_condition(patches @ down.transpose(0, 1).flatten(1))  # a: [B, N, M, R]
+        along = self._by_condition(patches @ up.flatten(0, 1).T)  # W_up f: [B, N, M, R]
         products = products + bent @ (up @ features.mT)  # [B, N, M, C]
         squared = (bent * (2 * along + bent @ (up @ up.mT))).sum(-1)  # [B, N, M]
         squared = squared + patches.square().sum(-1).unsqueeze(1)
         lengths = squared.clamp(min=SMALLEST_SQUARE).sqrt()  # |h|
-        return self._scale * products / lengths.unsqueeze(-1)
+        cosines: Tensor = products / lengths.unsqueeze(-1)
+        return self._scale * cosines
+
+    def _by_condition(self, flat: Tensor) -> Tensor:
+        """Split ``[B, M, N * k]`` by condition: ``[B, N, M, k]``."""
+        parts = flat.reshape(*flat.shape[:-1], len(self.conditions), -1)  # [B, M, N, k]
+        return parts.transpose(1, 2)
+
+
+def text_directions(backbone: Backbone, classes: tuple[str, ...], rank: int) -> Tensor:
+    """Return the leading directions in which the frozen text features of ``classes`` differ.
+
+    A down-projection made of them costs no privacy (class names are public) and needs no training, which halves the
+    values that noise is added to and keeps updates linear, so that their mean is the update of the mean.
+
+    Returns:
+        float32 ``[D, rank]`` with orthonormal columns.
+
+    Source: the idea of a fixed down-projection is FFA-LoRA's, arXiv 2403.12313; theirs is random.
+    """
+    features = backbone.encode_sentences([f"{START_PHRASE} {name}." for name in classes])  # [C, D]
+    centred = (features - features.mean(dim=0)).double()
+    _, _, directions = torch.linalg.svd(centred, full_matrices=True)  # rows by falling spread
+    leading: Tensor = directions[:rank].T.float().contiguous()
+    return leading

@@ -1,4 +1,4 @@
-"""Scores of single-prompt methods: similarities pooled over patches, centred over the scored classes.
+"""Scores of single-prompt methods: similarities pooled over patches.
 
 Dimensions: ``B`` images, ``M`` patches, ``C`` classes, ``D`` width.
 """
@@ -29,10 +29,11 @@ def pooled_similarity(patches: Tensor, text: Tensor) -> Tensor:
     return ((POOLING_SCALE * cosines).softmax(dim=1) * cosines).sum(dim=1)
 
 
-def centred_probabilities(similarity: Tensor, *, scale: float) -> Tensor:
-    """Return ``sigmoid(scale * (s - mean of s over the scored classes))``: ``[B, C]`` -> ``[B, C]``.
+def offset_probabilities(similarity: Tensor, *, scale: float) -> Tensor:
+    """Return ``sigmoid(scale * (s - mean of s))``, one mean over all images and classes: ``[n, C]`` -> ``[n, C]``.
 
-    CLIP's cosines are all positive, so an uncentred sigmoid at scale 100 is 1 for every class. Without a parameter of
-    its own, the centre is the image's mean over the classes that are scored.
+    CLIP's cosines are all positive, so a plain sigmoid at scale 100 is 1 for every class. One common offset uses no
+    label and leaves every ranking as it is; a mean for each image would not, and would make the frozen model look worse
+    than it is.
     """
-    return torch.sigmoid(scale * (similarity - similarity.mean(dim=-1, keepdim=True)))
+    return torch.sigmoid(scale * (similarity - similarity.mean()))

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.methods.base import Parameters
-from fedmpt.methods.losses import asymmetric_loss
-from fedmpt.methods.pooling import centred_probabilities, pooled_similarity
+from fedmpt.data.features import FeatureBank
+from fedmpt.methods.pooling import offset_probabilities, pooled_similarity
 
 TEMPLATE = "a photo of a {}."
+_IMAGES_AT_ONCE = 256
 
 
 class ZeroShot:
-    """No tunable parameter: patch similarities to the hand-written prompt, pooled and centred."""
-
-    name = "zero-shot"
-    prompt_blocks: tuple[str, ...] = ()
+    """Recognition without any tuning, by patches (as the methods do it) or by the class token."""
 
     def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
-        self._backbone = backbone
-        self.classes = classes
+        self._scale = backbone.logit_scale
         self._text = backbone.encode_sentences([TEMPLATE.format(name) for name in classes])
 
-    def initial_parameters(self, seed: int) -> Parameters:
-        """Return nothing: there is nothing to tune."""
-        del seed
-        return {}
+    @torch.no_grad()
+    def patch_scores(self, bank: FeatureBank) -> Tensor:
+        """Return probabilities ``[n, C]`` from patch similarities, pooled."""
+        similarity = [
+            pooled_similarity(self._patches(bank, start), self._text)
+            for start in range(0, len(bank), _IMAGES_AT_ONCE)
+        ]
+        return offset_probabilities(torch.cat(similarity), scale=self._scale)
 
-    def encode_text(self, parameters: Parameters) -> Tensor:
-        """Return the frozen text features ``[C, D]``."""
-        del parameters
-        return self._text
+    @torch.no_grad()
+    def class_token_scores(self, bank: FeatureBank) -> Tensor:
+        """Return probabilities ``[n, C]`` from class-token features."""
+        features = torch.from_numpy(bank.global_features()).to(self._text.device)
+        return offset_probabilities(features @ self._text.T, scale=self._scale)
 
-    def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return pooled and centred probabilities ``[B, C]``."""
-        del parameters
-        similarity = pooled_similarity(patches, text)
-        return centred_probabilities(similarity, scale=self._backbone.logit_scale)
-
-    def global_scores(self, features: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` from class-token features ``[B, D]`` instead of patches."""
-        return centred_probabilities(features @ self._text.T, scale=self._backbone.logit_scale)
-
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the asymmetric loss of each example."""
-        return asymmetric_loss(scores, labels)
-
-    def for_classes(self, classes: tuple[str, ...]) -> ZeroShot:
-        """Return zero-shot recognition of other classes."""
-        return ZeroShot(self._backbone, classes)
+    def _patches(self, bank: FeatureBank, start: int) -> Tensor:
+        rows = slice(start, start + _IMAGES_AT_ONCE)
+        return torch.from_numpy(bank.patches(rows)).to(self._text.device)
