@@ -101,7 +101,7 @@ def test_similarities_are_cosines_of_patches_that_passed_the_adapters(backbone: 
 def test_the_odds_head_keeps_the_order_of_images_and_puts_one_half_at_twice_chance(
     backbone: Backbone,
 ) -> None:
-    method, odds = _method(backbone), _method(backbone, head="odds")
+    method, odds = _method(backbone, head="probability"), _method(backbone, head="odds")
     parameters, patches = _perturbed(method), _patches(9, backbone)
     text = method.encode_text(parameters)
     plain, calibrated = (m.score(parameters, text, patches) for m in (method, odds))

@@ -122,12 +122,15 @@ def test_every_charge_is_followed_by_the_digest_of_what_was_sent(run: Runner) ->
         assert kinds == ["open", "plan", "charge", "release", "charge", "release", "close"]
 
 
+GRID = 1.0 / (2**19 - 1)  # of a mean update: clip 1, 20 bits
+ONE_ROUND: dict[str, Any] = {"privacy__enabled": False, "train__rounds": 1}
+# Rounding is stochastic with secret coins, in every mode: after one round two runs differ by less than a grid step
+# each; later rounds train from there and may amplify the difference.
+
+
 def test_masking_gives_the_model_of_a_plain_sum_up_to_quantisation(run: Runner) -> None:
-    options: dict[str, Any] = {"privacy__enabled": False, "train__lr": 0.01}
-    _, masked = run(**options)
-    _, plain = run(**options, secagg__mode="none")
-    grid = 1.0 / (2**19 - 1)
-    assert np.abs(_model(masked) - _model(plain)).max() <= 2 * grid * 2 + 1e-4
+    (_, masked), (_, plain) = run(**ONE_ROUND), run(**ONE_ROUND, secagg__mode="none")
+    assert np.abs(_model(masked) - _model(plain)).max() <= 2 * GRID
     assert np.abs(_model(plain)).max() > 0.01
 
 
@@ -165,10 +168,11 @@ def test_the_same_seed_gives_the_same_plan_but_never_the_same_noise(run: Runner)
     assert not np.array_equal(_model(first_folder), _model(second_folder))
 
 
-def test_without_privacy_the_same_seed_gives_the_same_model(run: Runner) -> None:
-    options: dict[str, Any] = {"privacy__enabled": False, "secagg__mode": "none"}
-    (_, first), (_, second) = run(**options), run(**options)
-    assert np.abs(_model(first) - _model(second)).max() < 1e-5  # stochastic rounding is secret
+def test_without_privacy_the_same_seed_gives_the_same_model_up_to_quantisation(
+    run: Runner,
+) -> None:
+    (_, first), (_, second) = run(**ONE_ROUND), run(**ONE_ROUND)
+    assert np.abs(_model(first) - _model(second)).max() <= 2 * GRID
 
 
 def test_loss_is_reported_without_privacy_and_never_with_it(run: Runner) -> None:
