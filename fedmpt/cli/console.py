@@ -83,7 +83,7 @@ class Console:
             parts.append(f"{record.attempts} attempts")
         if record.clipped > 0:
             parts.append(f"{100 * record.clipped:.2g}% of values clipped")
-        self._err.print("  ".join(parts))
+        self._err.print("  ".join(parts), soft_wrap=True)
 
     def warning(self, text: str) -> None:
         """Say it loudly."""

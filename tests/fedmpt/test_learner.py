@@ -1,0 +1,147 @@
+"""Per-example gradients against a loop, and one private step against autograd's."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from fedmpt.clip.backbone import Backbone
+from fedmpt.config import FedMPTConfig
+from fedmpt.data.features import FeatureBank
+from fedmpt.engine.probes import typical_norms
+from fedmpt.learner import ClientData, LocalSettings, per_example_gradients, train_privately
+from fedmpt.methods.fedmpt import FedMPT, text_directions
+from fedmpt.types import GlobalState, ParameterSpec
+from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
+from privacy.dpsgd import StepHistory
+from privacy.jacobian import TEXT_BLOCK
+from privacy.noise import InsecureZeroNoise
+
+CLASSES = ("cat", "dog", "bus", "sheep")
+SETTINGS = FedMPTConfig(adapter_rank=2, gate_rank=2)
+CPU = torch.device("cpu")
+
+
+def _data(backbone: Backbone, count: int = 10) -> ClientData:
+    random = np.random.default_rng(0)
+    patches = random.normal(size=(count, 6, backbone.width))
+    patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
+    bank = FeatureBank(
+        key="",
+        stored_patches=patches.astype(np.float16),
+        stored_globals=patches[:, 0].astype(np.float16),
+    )
+    labels = random.integers(0, 2, (count, len(CLASSES))).astype(np.int8)
+    return ClientData(bank=bank, rows=np.arange(count), labels=labels)
+
+
+def _moved(method: FedMPT) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(3)
+    return {
+        name: value + 0.1 * torch.randn(value.shape, generator=random)
+        for name, value in method.initial_parameters(0).items()
+    }
+
+
+def test_per_example_gradients_equal_a_loop_over_examples(backbone: Backbone) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters, data = _moved(method), _data(backbone)
+    text = method.encode_text(parameters)
+    head = {n: v for n, v in parameters.items() if n not in method.prompt_blocks}
+    patches, labels = data.take(np.arange(10), CPU)
+    rows = per_example_gradients(method, head | {TEXT_BLOCK: text.detach()}, patches, labels)
+    for index in range(10):
+        leaves = {
+            n: v.clone().requires_grad_() for n, v in (head | {TEXT_BLOCK: text.detach()}).items()
+        }
+        scores = method.score(leaves, leaves[TEXT_BLOCK], patches[index : index + 1])
+        method.loss(scores, labels[index : index + 1]).sum().backward()
+        for name, leaf in leaves.items():
+            assert leaf.grad is not None
+            assert torch.allclose(rows[name][index], leaf.grad, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
+def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
+    backbone: Backbone, space: DPSpace
+) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters, data = _moved(method), _data(backbone)
+    spec = ParameterSpec.of(parameters)
+    state = GlobalState(round=0, vector=spec.flatten(parameters))
+    plan = DPPlan(
+        n_pub=10,
+        target_epsilon=8.0,
+        delta=1e-5,
+        sample_rate=1.0,
+        noise_multiplier=1.0,
+        max_grad_norm=1e5,
+        steps_per_round=1,
+        rounds=1,
+        space=space,
+        clip=ClipMode.FLAT,
+    )
+    update = train_privately(
+        method,
+        spec,
+        state,
+        data,
+        settings=LocalSettings(
+            optimizer="sgd", momentum=0.0, weight_decay=0.0, batch_size=10, epochs=1
+        ),
+        lr=0.1,
+        weight=1,
+        device=CPU,
+        plan=plan,
+        sampler=PoissonSampler(plan),
+        noise=InsecureZeroNoise(),
+        history=StepHistory(),
+    )
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    patches, labels = data.take(np.arange(10), CPU)
+    method.loss(method.score(leaves, method.encode_text(leaves), patches), labels).sum().backward()
+    expected = spec.flatten({n: -0.1 * v.grad for n, v in leaves.items() if v.grad is not None})
+    assert update.delta == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert update.loss_sum is None
+    assert update.examples is None
+
+
+def test_an_empty_batch_gives_no_rows_in_every_block(backbone: Backbone) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters = _moved(method)
+    head = {n: v for n, v in parameters.items() if n not in method.prompt_blocks}
+    text = method.encode_text(parameters)
+    patches, labels = _data(backbone).take(np.zeros(0, dtype=np.int64), CPU)
+    rows = per_example_gradients(method, head | {TEXT_BLOCK: text}, patches, labels)
+    assert all(
+        value.shape == (0, *(head | {TEXT_BLOCK: text})[name].shape) for name, value in rows.items()
+    )
+
+
+@pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
+def test_probes_are_public_they_repeat_and_cover_every_block(
+    backbone: Backbone, space: DPSpace
+) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters = method.initial_parameters(0)
+    norms = typical_norms(method, parameters, space=space)
+    assert norms == typical_norms(method, parameters, space=space)
+    assert all(norm > 0 for norm in norms.values())
+    prompts = set(method.prompt_blocks)
+    assert set(norms) == (set(parameters) - prompts) | (
+        {TEXT_BLOCK} if space is DPSpace.TEXT else prompts
+    )
+
+
+def test_fixed_adapter_directions_are_orthonormal_and_stay_with_other_classes(
+    backbone: Backbone,
+) -> None:
+    directions = text_directions(backbone, CLASSES, 3)
+    assert torch.allclose(directions.T @ directions, torch.eye(3), atol=1e-5)
+    settings = msgspec.structs.replace(SETTINGS, adapter_down="text")
+    method = FedMPT(backbone, CLASSES, settings)
+    assert "adapter_down" not in method.initial_parameters(0)
+    other = method.for_classes(("cat", "tree"))
+    assert other._fixed_down is method._fixed_down
