@@ -87,7 +87,7 @@ class Console:
 
     def warning(self, text: str) -> None:
         """Say it loudly."""
-        self._err.print(f"[bold red]WARNING[/]: {text}")
+        self._err.print(f"[bold red]WARNING[/]: {text}", soft_wrap=True)
 
     def show_result(self, summary: dict[str, Any]) -> None:
         """Print the result table."""

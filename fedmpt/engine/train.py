@@ -26,7 +26,7 @@ from fedmpt.runstore import RunStore
 from fedmpt.strategy.fedavg import fedavg
 from fedmpt.types import ClientId, GlobalState, RoundPlan, Update
 from privacy import BudgetExhausted, DPPlan
-from secagg import Aggregate, Mode, threshold
+from secagg import Aggregate, Mode, RoundAborted, threshold
 from secagg.cost import predict_bytes
 
 SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
@@ -141,31 +141,39 @@ class _Run:
         state, config = self.state, self._config
         context = round_context(state, lr=plan.lr, run_digest=self._federation.digest)
         training = 0.0
+        refusals: list[BudgetExhausted] = []
 
         def train_site(client: ClientId) -> Update | None:
+            """Train one site; None from a site whose budget does not admit the round."""
             nonlocal training
             started = time.perf_counter()
             try:
                 return self._sites[client].train(state, lr=plan.lr)
             except BudgetExhausted as error:
                 self._listener.warning(f"client {client} leaves the run: {error}")
+                refusals.append(error)
                 return None
             finally:
                 training += time.perf_counter() - started
 
         started = time.perf_counter()
-        result = self._aggregation.run(
-            plan.cohort,
-            train_site,
-            context=context,
-            lost=lambda attempt: simulated_losses(
+        try:
+            result = self._aggregation.run(
                 plan.cohort,
-                probability=config.secagg.dropout,
-                seed=config.seed,
-                round_number=plan.round,
-                attempt=attempt,
-            ),
-        )
+                train_site,
+                context=context,
+                lost=lambda attempt: simulated_losses(
+                    plan.cohort,
+                    probability=config.secagg.dropout,
+                    seed=config.seed,
+                    round_number=plan.round,
+                    attempt=attempt,
+                ),
+            )
+        except RoundAborted as error:
+            if refusals:  # the reason is the budget, not the protocol
+                raise refusals[-1] from error
+            raise
         self._phase["train"] += training
         self._phase["secagg"] += time.perf_counter() - started - training
         return result

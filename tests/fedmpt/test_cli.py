@@ -91,3 +91,26 @@ def test_bad_input_exits_with_2_and_names_value_and_remedy(
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def test_a_round_that_cannot_be_completed_exits_with_4(
+    tmp_path: Path, shared_checkpoint: Path, shared_cache: Path
+) -> None:
+    done = _fedmpt(
+        *("train", "--dropout", "0.95", "--out", str(tmp_path / "run")),
+        *("--backbone", f"local-dir:{shared_checkpoint}"),
+        *SMALL,
+        cache=shared_cache,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_spent_budget_exits_with_3_and_a_target_beyond_accounting_with_2() -> None:
+    from fedmpt.cli import _leaf_package_code
+    from privacy import BudgetExhausted, CalibrationError
+
+    spent = BudgetExhausted(limit="target", limit_epsilon=1, spent_epsilon=1, epsilon_after=2)
+    assert _leaf_package_code(spent) == 3
+    assert _leaf_package_code(CalibrationError("epsilon too large")) == 2
+    assert _leaf_package_code(ValueError("a bug")) is None

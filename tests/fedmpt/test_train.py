@@ -15,7 +15,15 @@ from fedmpt.config import load_config
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
-from privacy import PLDAccountant, PRVAccountant, read_ledger
+from privacy import (
+    Admission,
+    Budget,
+    BudgetExhausted,
+    Charge,
+    PLDAccountant,
+    PRVAccountant,
+    read_ledger,
+)
 from secagg import RoundAborted
 
 
@@ -158,6 +166,26 @@ def test_a_client_that_dropped_before_training_is_not_charged(run: Runner) -> No
 def test_a_round_that_too_few_finish_aborts_the_run(run: Runner) -> None:
     with pytest.raises(RoundAborted):
         run(secagg__dropout=0.95)
+
+
+def test_a_run_whose_clients_have_spent_their_budgets_ends_with_that_reason(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge = Budget.charge
+
+    def admit_one_round(budget: Budget, round_index: int) -> tuple[Charge, Admission]:
+        if round_index > 1:
+            raise BudgetExhausted(
+                limit="lifetime", limit_epsilon=1, spent_epsilon=0.9, epsilon_after=1.1
+            )
+        return charge(budget, round_index)
+
+    monkeypatch.setattr(Budget, "charge", admit_one_round)
+    with pytest.raises(BudgetExhausted, match="lifetime epsilon 1"):
+        run()
+    assert len(run.listener.warnings) == 5
+    lines = (tmp_path / "run-1" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1]
 
 
 def test_the_same_seed_gives_the_same_plan_but_never_the_same_noise(run: Runner) -> None:
