@@ -15,6 +15,23 @@ from typing import Any
 from fedmpt.errors import RunError, UsageError
 
 
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file whole or not at all; it is on disk on return.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+
+
 class RunStore:
     """One run folder, created on construction."""
 
@@ -51,21 +68,8 @@ class RunStore:
         self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all.
-
-        Raises:
-            RunError: the disk is full or the folder cannot be written.
-        """
-        target = self.folder / name
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+        """Write a file whole or not at all."""
+        write_whole(self.folder / name, data)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""

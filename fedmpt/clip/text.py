@@ -42,6 +42,9 @@ class TextTower:
 
     Guarantee: ``encode(prefixes, suffixes)`` equals the tower's own encoding of each whole sentence up to float32
     rounding, and is differentiable in the prefixes.
+
+    Attributes:
+        start: embedding of the start token, float32 ``[1, W]``.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
@@ -77,6 +80,8 @@ class TextTower:
         self._embedding: Tensor = parts.token_embedding.weight.detach()
         self._positions: Tensor = parts.positional_embedding.detach()
         self._tokenizer = tokenizer
+        start = tokenizer([""])[0, :1].to(self.device)
+        self.start: Tensor = self._embedding[start]
 
     @property
     def width(self) -> int:
@@ -92,11 +97,6 @@ class TextTower:
     def device(self) -> torch.device:
         """Where the tower lives."""
         return self._embedding.device
-
-    @property
-    def start(self) -> Tensor:
-        """Embedding of the start token, float32 ``[1, W]``."""
-        return self._embedding[self._tokenizer([""])[0, :1].to(self.device)]
 
     def words(self, text: str) -> Tensor:
         """Return the embeddings of the tokens of ``text``, without start and end token: float32 ``[k, W]``."""

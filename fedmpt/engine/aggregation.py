@@ -5,12 +5,13 @@ Keys come from the operating system and live for one run. Simulated drop-outs co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fedmpt.protect import MODES, Envelope, LedgeredSession
+from fedmpt.runstore import write_whole
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId, Update
 from secagg import (
@@ -29,6 +30,7 @@ from secagg import (
 )
 from secagg import Roster as MemberRoster
 from secagg import Update as SegmentValues
+from secagg.policy import MIN_MASKED_CLIENTS
 
 ATTEMPTS: Final = 3  # a round whose clients vanish is tried this often, each time with fresh keys
 _STAGES: Final = ("advertise", "share", "upload", "confirm", "reveal")
@@ -71,7 +73,7 @@ class Aggregation:
                     identity=identity,
                     roster=self._roster,
                     policy=policy,
-                    save=_durable(marks / f"client-{identity.id:03d}"),
+                    save=partial(write_whole, marks / f"client-{identity.id:03d}"),
                     signature_cache=self._cache,
                     keep_replies=False,
                 )
@@ -92,8 +94,8 @@ class Aggregation:
             sequence=sequence,
             run_id=self._run_id,
             invited=cohort,
-            n_min=1 if plain else 3,
-            survivors_min=1 if plain else 3,
+            n_min=1 if plain else MIN_MASKED_CLIENTS,
+            survivors_min=1 if plain else MIN_MASKED_CLIENTS,
             colluders=0 if plain else None,
         )
 
@@ -158,17 +160,3 @@ def simulated_losses(
         for client in cohort
         if random.random() < probability
     }
-
-
-def _durable(path: Path) -> Callable[[bytes], None]:
-    """Return a function that makes bytes durable under ``path`` before it returns."""
-
-    def save(state: bytes) -> None:
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-    return save

@@ -32,6 +32,7 @@ from fedmpt.methods.registry import build_method, check_method
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId, ParameterSpec
+from secagg.policy import MIN_MASKED_CLIENTS
 
 
 class Progress(Protocol):
@@ -205,10 +206,10 @@ def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> F
 def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
     """Draw the cohort of every round, from the seed alone, so that every method sees the same."""
     size = max(1, int(config.clients.participation * clients))
-    if config.secagg.mode == "masking" and size < 3:
+    if config.secagg.mode == "masking" and size < MIN_MASKED_CLIENTS:
         raise UsageError(
-            f"{size} of {clients} clients in a round: masking hides an update among at least 3; use more clients, "
-            "a larger --participation, or --secagg none"
+            f"{size} of {clients} clients in a round: masking hides an update among at least "
+            f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or --secagg none"
         )
     random = generator(config.seed, "schedule")
     return tuple(

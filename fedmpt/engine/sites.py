@@ -45,7 +45,9 @@ def public_sizes(federation: Federation) -> list[int]:
     return [public_size(len(rows)) for rows in federation.partition.clients]
 
 
-def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
+def dp_plans(
+    federation: Federation, *, cache_folder: Path, accountant: PLDAccountant
+) -> list[DPPlan]:
     """Return the privacy plan of every client, calibrated to spend at most the target over its scheduled rounds.
 
     Raises:
@@ -61,7 +63,6 @@ def dp_plans(federation: Federation, *, cache_folder: Path) -> list[DPPlan]:
             f"{max(sizes)} images; leave it out for {default_delta(max(sizes)):g}"
         )
     cache = CalibrationCache(cache_folder / "calibration.json")
-    accountant = PLDAccountant()
     batch_size = federation.local.batch_size
     weights = _block_weights(federation)
     plans = []
@@ -218,10 +219,14 @@ class Site:
 
 
 def open_guards(
-    plans: list[DPPlan], ledgers: Path, *, stack: ExitStack, config: Config
+    plans: list[DPPlan],
+    ledgers: Path,
+    *,
+    stack: ExitStack,
+    config: Config,
+    accountant: PLDAccountant,
 ) -> list[_Guard]:
     """Open every client's ledger and budget; they close with ``stack``."""
-    accountant = PLDAccountant()
     guards = []
     for index, plan in enumerate(plans):
         terms = LedgerTerms(

@@ -25,7 +25,7 @@ from fedmpt.protect import Envelope, round_context
 from fedmpt.runstore import RunStore
 from fedmpt.strategy.fedavg import fedavg
 from fedmpt.types import ClientId, GlobalState, RoundPlan, Update
-from privacy import BudgetExhausted, DPPlan
+from privacy import BudgetExhausted, DPPlan, PLDAccountant
 from secagg import Aggregate, Mode, RoundAborted, threshold
 from secagg.cost import predict_bytes
 
@@ -53,7 +53,12 @@ def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[st
     federation = prepare(config, progress=listener)
     config = federation.config
     private = config.privacy.enabled
-    plans = dp_plans(federation, cache_folder=cache_directory()) if private else []
+    accountant = PLDAccountant()  # one for all: equal mechanisms are computed once
+    plans = (
+        dp_plans(federation, cache_folder=cache_directory(), accountant=accountant)
+        if private
+        else []
+    )
     envelope = _envelope(federation, plans)
     store = RunStore(folder or _default_folder(federation))
     with ExitStack() as stack:
@@ -64,7 +69,11 @@ def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[st
             private=private,
             marks=store.folder / "marks",
         )
-        guards = open_guards(plans, store.ledgers, stack=stack, config=config) if private else None
+        guards = (
+            open_guards(plans, store.ledgers, stack=stack, config=config, accountant=accountant)
+            if private
+            else None
+        )
         sites = [
             Site(client, federation, session, guards[client] if guards is not None else None)
             for client, session in aggregation.sessions.items()

@@ -51,8 +51,3 @@ class Method(Protocol):
     def for_classes(self, classes: tuple[str, ...]) -> Method:
         """Return the same method with the same parameters for other classes, for example unseen ones."""
         ...
-
-
-def parameter_count(parameters: Parameters) -> int:
-    """Return the number of tunable values."""
-    return sum(tensor.numel() for tensor in parameters.values())

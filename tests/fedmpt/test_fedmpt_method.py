@@ -12,8 +12,8 @@ import torch
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
-from fedmpt.methods.base import parameter_count
 from fedmpt.methods.fedmpt import FedMPT
+from fedmpt.types import ParameterSpec
 
 CLASSES = ("cat", "dog", "dining table", "bus", "sheep")
 SETTINGS = FedMPTConfig(adapter_rank=3, gate_rank=2)
@@ -62,7 +62,7 @@ def test_the_counted_parameters_at_vit_b16_shape(
         adapter_rank=32, gate_rank=32, condition_tokens=condition_tokens, class_tokens=class_tokens
     )
     method = FedMPT(cast(Backbone, backbone), CLASSES, settings)
-    assert parameter_count(method.initial_parameters(0)) == expected
+    assert ParameterSpec.of(method.initial_parameters(0)).size == expected
 
 
 def test_predictions_are_probabilities_and_gate_rows_sum_to_one(backbone: Backbone) -> None:
