@@ -123,7 +123,10 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # None: min(1e-5, 1 / (10 n))
     clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
     clip_mode: Literal["flat", "normalise"] = "normalise"
-    space: Literal["text", "prompt"] = "text"  # where examples are clipped and noised
+    space: Literal["auto", "text", "sketch", "prompt"] = (
+        "auto"  # where examples are clipped and noised; auto: see docs/privacy.md
+    )
+    sketch_rank: Positive = 16  # of each factor of the sketch: what is noised of the prompts
     block_weights: dict[str, PositiveFloat] = {}  # blocks named here; the others by rule
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from fedmpt.data.dataset import LabelMatrix
 from fedmpt.data.features import FeatureBank
+from fedmpt.errors import RunError
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.types import GlobalState, ParameterSpec, Update
 from privacy import DPPlan, DPSpace, NoiseSource, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
 from privacy.jacobian import TEXT_BLOCK, PromptSpace, Space, TextSpace
+from privacy.sketch import Sketch, SketchSpace
 
 EXAMPLES_PER_CHUNK: Final = 64  # bounds the memory of per-example gradients, whatever the batch
 
@@ -129,6 +131,7 @@ def train_privately(
     sampler: PoissonSampler,
     noise: NoiseSource,
     history: StepHistory,
+    sketch: Sketch | None = None,
     prompt_chunk: int = 1,
 ) -> Update:
     """Train with DP-SGD; call it only for a round that is charged already.
@@ -150,6 +153,7 @@ def train_privately(
         sampler: draws the batches, with secret coins.
         noise: where noise comes from.
         history: counts the noised steps over rounds.
+        sketch: of the encoder at ``state``, public and the same for all clients; for the ``sketch`` space.
         prompt_chunk: examples a backward pass, in the ``prompt`` space.
 
     Returns:
@@ -160,11 +164,7 @@ def train_privately(
     """
     parameters = _leaves(spec, state, device)
     optimizer = _optimizer(parameters, settings, lr)
-    space: Space = (
-        PromptSpace(method.encode_text, chunk=prompt_chunk)
-        if plan.space is DPSpace.PROMPT
-        else TextSpace(method.encode_text)
-    )
+    space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
     prompts = {name: parameters[name] for name in method.prompt_blocks}
     others = {name: value for name, value in parameters.items() if name not in prompts}
     shapes = {name: tuple(value.shape) for name, value in others.items()} | space.block_shapes(
@@ -190,6 +190,29 @@ def train_privately(
         optimizer.step()
     gradient.finish()
     return Update(delta=spec.flatten(parameters) - state.vector, weight=weight)
+
+
+def make_space(
+    name: DPSpace, method: Method, *, sketch: Sketch | None = None, prompt_chunk: int = 1
+) -> Space:
+    """Return the space that a plan names, over a method's text encoder.
+
+    Args:
+        name: which one.
+        method: the method.
+        sketch: of the round, for ``sketch``.
+        prompt_chunk: examples a backward pass, for ``prompt``.
+
+    Raises:
+        RunError: ``sketch`` without a sketch.
+    """
+    if name is DPSpace.PROMPT:
+        return PromptSpace(method.encode_text, chunk=prompt_chunk)
+    if name is DPSpace.TEXT:
+        return TextSpace(method.encode_text)
+    if sketch is None:
+        raise RunError("the plan clips in a sketch, but the round came without one")
+    return SketchSpace(sketch)
 
 
 def predict(method: Method, parameters: Parameters, bank: FeatureBank) -> NDArray[np.float32]:

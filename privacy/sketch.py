@@ -91,15 +91,16 @@ def build_sketch(
         encoder: Prompts -> T.
         prompts: The round's released prompts, float32.
         ranks: Rank of each prompt tensor's factor, for each slice; cut to the largest possible.
-        sliced: Names of prompts whose entry n along the first axis acts on `T[n]` only.
+        sliced: Names of prompts whose entry n along the first axis acts on the n-th of as many equal
+            parts of T only; `find_sliced` tells them.
         public_seed: Known to everyone; the same for all clients of a round.
         power_iterations: Each sharpens the sketch towards the largest singular values.
         relative_step: Of the forward differences, in units of the prompts' root mean square. They
             only find a range; what is found is then factorised exactly.
 
     Raises:
-        ConfigurationError: A rank is missing or not positive, or a sliced prompt's first axis is
-            not that of T.
+        ConfigurationError: A rank is missing or not positive, or T does not fall into as many
+            equal parts as a sliced prompt has entries.
     """
     if set(ranks) != set(prompts):
         raise ConfigurationError(f"ranks={sorted(ranks)}: must name exactly {sorted(prompts)}")
@@ -129,6 +130,43 @@ def build_sketch(
         text=graph.text.detach(),
         factors=factors,
     )
+
+
+def find_sliced(encoder: Encoder, prompts: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Names of the prompts whose entry n along the first axis acts on the n-th part of T only.
+
+    Looks at one random cotangent for each part: as many backward passes as there are parts. No data
+    is involved, and a wrong answer would cost accuracy alone.
+
+    Args:
+        encoder: Prompts -> T.
+        prompts: Float32, by name.
+    """
+    graph = EncoderGraph(encoder, prompts)
+    cotangent = torch.randn(graph.text.shape, generator=torch.Generator().manual_seed(0))
+    cotangent = cotangent.to(graph.text)
+    return tuple(
+        name
+        for name, leaf in graph.leaves.items()
+        if _divides(leaf, graph.text)
+        and leaf.shape[0] > 1
+        and all(
+            _stays_within(graph, name, cotangent, part=part, parts=leaf.shape[0])
+            for part in range(leaf.shape[0])
+        )
+    )
+
+
+def _stays_within(
+    graph: EncoderGraph, name: str, cotangent: torch.Tensor, *, part: int, parts: int
+) -> bool:
+    """Whether one part of T has a gradient in the prompt's entry of the same number only."""
+    size = len(cotangent) // parts
+    masked = torch.zeros_like(cotangent)
+    masked[part * size : (part + 1) * size] = cotangent[part * size : (part + 1) * size]
+    gradient = graph.pull_back(masked, keep=True)[name]
+    touched = gradient.reshape(parts, -1).any(dim=1).nonzero().flatten().tolist()
+    return touched in ([], [part])
 
 
 class SketchSpace:
@@ -296,9 +334,16 @@ def _slices(graph: EncoderGraph, name: str, is_sliced: bool) -> int:
     if not is_sliced:
         return 1
     leaf, text = graph.leaves[name], graph.text
-    if leaf.dim() == 0 or text.dim() == 0 or leaf.shape[0] != text.shape[0]:
-        raise ConfigurationError(f"prompt {name!r} is not sliced as T is: their first axes differ")
-    return int(text.shape[0])
+    if not _divides(leaf, text):
+        raise ConfigurationError(
+            f"prompt {name!r}: its first axis {tuple(leaf.shape)[:1]} does not cut that of T, "
+            f"{tuple(text.shape)[:1]}, into equal parts"
+        )
+    return int(leaf.shape[0])
+
+
+def _divides(leaf: torch.Tensor, text: torch.Tensor) -> bool:
+    return min(leaf.dim(), text.dim()) > 0 and text.shape[0] % leaf.shape[0] == 0
 
 
 def _absorb(digest: "hashlib._Hash", name: str, *tensors: torch.Tensor) -> None:

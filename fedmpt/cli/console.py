@@ -166,7 +166,7 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
                 "",
                 f"noise multiplier {_interval(preview.noise_multipliers, '.3f')}, sampling rate "
                 f"{_interval(preview.sample_rates, '.3f')}, {_interval(preview.steps, 'd')} steps a client, "
-                f"clipped and noised in {preview.space} space",
+                f"clipped and noised in {preview.space}",
             )
         )
         rows.append(

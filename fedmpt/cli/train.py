@@ -29,6 +29,8 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "lr": "train.lr",
     "dp_epsilon": "privacy.epsilon",
     "dp_delta": "privacy.delta",
+    "dp_space": "privacy.space",
+    "dp_sketch_rank": "privacy.sketch_rank",
     "secagg": "secagg.mode",
     "dropout": "secagg.dropout",
 }
@@ -66,6 +68,14 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option("--dp-epsilon", type=float, help="Most epsilon a client may spend.  [default: 8]")
 @click.option(
     "--dp-delta", type=float, help="Delta of the guarantee.  [default: min(1e-5, 1/(10 n))]"
+)
+@click.option(
+    "--dp-space",
+    type=click.Choice(["auto", "text", "sketch", "prompt"]),
+    help="Where prompt gradients are clipped and noised.  [default: auto]",
+)
+@click.option(
+    "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 16]"
 )
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy. Says so loudly.")
 @click.option(

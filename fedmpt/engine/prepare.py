@@ -25,6 +25,7 @@ from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, partition
 from fedmpt.data.registry import DataSettings, load_dataset
 from fedmpt.engine.defaults import resolve
+from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
@@ -61,6 +62,7 @@ class Federation:
         spec: their layout.
         schedule: the cohort of every round, public and independent of the method.
         digest: of configuration, frozen model and classes.
+        space_reason: why gradients are clipped where they are; empty without privacy.
     """
 
     config: Config
@@ -76,6 +78,7 @@ class Federation:
     spec: ParameterSpec
     schedule: tuple[tuple[ClientId, ...], ...]
     digest: bytes
+    space_reason: str
 
     @property
     def test_labels(self) -> LabelMatrix:
@@ -139,6 +142,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
     )
     initial = method.initial_parameters(config.seed)
+    config, space_reason = choose_space(config, method, initial)
     return Federation(
         config=config,
         dataset=dataset,
@@ -153,6 +157,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         spec=ParameterSpec.of(initial),
         schedule=schedule,
         digest=_digest(config, backbone, dataset.classes),
+        space_reason=space_reason,
     )
 
 

@@ -14,10 +14,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fedmpt.learner import per_example_gradients
+from fedmpt.learner import make_space, per_example_gradients
 from fedmpt.methods.base import Method, Parameters
 from privacy import DPSpace
-from privacy.jacobian import TEXT_BLOCK, PromptSpace
+from privacy.jacobian import TEXT_BLOCK
+from privacy.sketch import Sketch
 
 _PROBES: Final = 32
 _PATCHES: Final = 32
@@ -30,7 +31,9 @@ _SMALLEST: Final = (
 )
 
 
-def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> dict[str, float]:
+def typical_norms(
+    method: Method, parameters: Parameters, *, space: DPSpace, sketch: Sketch | None = None
+) -> dict[str, float]:
     """Return the median per-example gradient norm of every block that is clipped, over public probes.
 
     Deterministic, and a function of the method, its public start and the class names alone.
@@ -39,6 +42,7 @@ def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> 
         method: the method.
         parameters: its starting parameters.
         space: where the prompt side is clipped.
+        sketch: at ``parameters``; for the space of that name.
 
     Returns:
         Block name -> norm, > 0.
@@ -58,10 +62,9 @@ def typical_norms(method: Method, parameters: Parameters, *, space: DPSpace) -> 
         TEXT_BLOCK: text
     }
     rows = per_example_gradients(method, head, patches, labels)
-    if space is DPSpace.PROMPT:
-        exact = PromptSpace(method.encode_text)
-        exact.encode(prompts)
-        rows |= exact.rows(rows.pop(TEXT_BLOCK))
+    where = make_space(space, method, sketch=sketch)
+    where.encode(prompts)
+    rows |= where.rows(rows.pop(TEXT_BLOCK))
     norms = {name: float(value.flatten(1).norm(dim=1).median()) for name, value in rows.items()}
     largest = max(norms.values())
     return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}

@@ -14,6 +14,7 @@ from typing import Final
 from fedmpt.config import Config
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.probes import typical_norms
+from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import RunError, UsageError
 from fedmpt.learner import train, train_privately
 from fedmpt.protect import LedgeredSession
@@ -36,6 +37,7 @@ from privacy import (
     public_size,
 )
 from privacy.dpsgd import StepHistory
+from privacy.sketch import Sketch
 
 RUN_NAME: Final = "run"
 
@@ -89,7 +91,9 @@ def dp_plans(
 def _block_weights(federation: Federation) -> dict[str, float]:
     """Return the public weight of every block in the joint norm: by configuration, else by equal shares."""
     config = federation.config.privacy
-    norms = typical_norms(federation.method, federation.initial, space=DPSpace(config.space))
+    method, initial = federation.method, federation.initial
+    sketch = round_sketch(federation.config, method, initial, round_number=0)
+    norms = typical_norms(method, initial, space=DPSpace(config.space), sketch=sketch)
     weights = equal_share_weights(norms, max_grad_norm=config.clip or 1.0)
     unknown = set(config.block_weights) - set(weights)
     if unknown:
@@ -147,8 +151,13 @@ class Site:
         """Epsilon spent so far, as of the last charge; None without privacy."""
         return self._guard.run_epsilon if self._guard is not None else None
 
-    def train(self, state: GlobalState, *, lr: float) -> Update:
+    def train(self, state: GlobalState, *, lr: float, sketch: Sketch | None = None) -> Update:
         """Admit, charge, train.
+
+        Args:
+            state: the broadcast state.
+            lr: the round's learning rate.
+            sketch: of the encoder at ``state``, the same for all clients; for the space of that name.
 
         Raises:
             privacy.BudgetExhausted: the round would spend more than the target; nothing was trained.
@@ -185,6 +194,7 @@ class Site:
             sampler=guard.sampler,
             noise=guard.noise,
             history=guard.history,
+            sketch=sketch,
             prompt_chunk=federation.config.privacy.prompt_chunk,
         )
         guard.require_charged()

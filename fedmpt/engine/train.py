@@ -18,6 +18,7 @@ from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
 from fedmpt.engine.prepare import Federation, prepare
 from fedmpt.engine.sites import Site, dp_plans, open_guards
+from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.learner import predict
 from fedmpt.metrics import Metrics, evaluate
@@ -147,8 +148,14 @@ class _Run:
 
     def _aggregate(self, plan: RoundPlan) -> tuple[Aggregate, int]:
         """Train the cohort's clients as their sessions ask for updates, and sum what they send."""
-        state, config = self.state, self._config
-        context = round_context(state, lr=plan.lr, run_digest=self._federation.digest)
+        state, config, federation = self.state, self._config, self._federation
+        sketch = None
+        if config.privacy.enabled:
+            started = time.perf_counter()
+            parameters = federation.spec.unflatten(state.vector, federation.backbone.device)
+            sketch = round_sketch(config, federation.method, parameters, round_number=state.round)
+            self._phase["train"] += time.perf_counter() - started
+        context = round_context(state, lr=plan.lr, run_digest=federation.digest)
         training = 0.0
         refusals: list[BudgetExhausted] = []
 
@@ -157,7 +164,7 @@ class _Run:
             nonlocal training
             started = time.perf_counter()
             try:
-                return self._sites[client].train(state, lr=plan.lr)
+                return self._sites[client].train(state, lr=plan.lr, sketch=sketch)
             except BudgetExhausted as error:
                 self._listener.warning(f"client {client} leaves the run: {error}")
                 refusals.append(error)
@@ -327,7 +334,7 @@ def _preview(
         if plans
         else None,
         planned_epsilons=_range(planned),
-        space=config.privacy.space if plans else None,
+        space=f"{config.privacy.space} space ({federation.space_reason})" if plans else None,
         secagg=config.secagg.mode,
         tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
         bytes_up=predicted.up(),

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+from fedmpt import learner
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import FedMPTConfig
 from fedmpt.data.features import FeatureBank
 from fedmpt.engine.probes import typical_norms
+from fedmpt.errors import RunError
 from fedmpt.learner import ClientData, LocalSettings, per_example_gradients, train_privately
 from fedmpt.methods.fedmpt import FedMPT, text_directions
-from fedmpt.types import GlobalState, ParameterSpec
+from fedmpt.types import GlobalState, ParameterSpec, Update
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
-from privacy.dpsgd import StepHistory
-from privacy.jacobian import TEXT_BLOCK
+from privacy.dpsgd import PrivateGradient, StepHistory
+from privacy.jacobian import TEXT_BLOCK, Tensors
 from privacy.noise import InsecureZeroNoise
+from privacy.sketch import Sketch, build_sketch, find_sliced
 
 CLASSES = ("cat", "dog", "bus", "sheep")
 SETTINGS = FedMPTConfig(adapter_rank=2, gate_rank=2)
@@ -63,30 +68,25 @@ def test_per_example_gradients_equal_a_loop_over_examples(backbone: Backbone) ->
             assert torch.allclose(rows[name][index], leaf.grad, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
-def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
-    backbone: Backbone, space: DPSpace
-) -> None:
-    method = FedMPT(backbone, CLASSES, SETTINGS)
-    parameters, data = _moved(method), _data(backbone)
-    spec = ParameterSpec.of(parameters)
-    state = GlobalState(round=0, vector=spec.flatten(parameters))
-    plan = DPPlan(
-        n_pub=10,
-        target_epsilon=8.0,
-        delta=1e-5,
-        sample_rate=1.0,
-        noise_multiplier=1.0,
-        max_grad_norm=1e5,
-        steps_per_round=1,
-        rounds=1,
-        space=space,
-        clip=ClipMode.FLAT,
+def _sketch(method: FedMPT, parameters: Tensors, rank: int = 999) -> Sketch:
+    prompts = {name: parameters[name] for name in method.prompt_blocks}
+    return build_sketch(
+        method.encode_text,
+        prompts,
+        ranks={name: rank for name in prompts},
+        sliced=find_sliced(method.encode_text, prompts),
+        public_seed=1,
     )
-    update = train_privately(
+
+
+def _step(
+    method: FedMPT, parameters: Tensors, data: ClientData, plan: DPPlan, sketch: Sketch | None
+) -> Update:
+    spec = ParameterSpec.of(parameters)
+    return train_privately(
         method,
         spec,
-        state,
+        GlobalState(round=0, vector=spec.flatten(parameters)),
         data,
         settings=LocalSettings(
             optimizer="sgd", momentum=0.0, weight_decay=0.0, batch_size=10, epochs=1
@@ -98,7 +98,35 @@ def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
         sampler=PoissonSampler(plan),
         noise=InsecureZeroNoise(),
         history=StepHistory(),
+        sketch=sketch,
     )
+
+
+def _plan(space: DPSpace, max_grad_norm: float) -> DPPlan:
+    return DPPlan(
+        n_pub=10,
+        target_epsilon=8.0,
+        delta=1e-5,
+        sample_rate=1.0,
+        noise_multiplier=1.0,
+        max_grad_norm=max_grad_norm,
+        steps_per_round=1,
+        rounds=1,
+        space=space,
+        clip=ClipMode.FLAT,
+    )
+
+
+@pytest.mark.parametrize("space", list(DPSpace))
+def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
+    backbone: Backbone, space: DPSpace
+) -> None:
+    settings = msgspec.structs.replace(SETTINGS, class_tokens=0)  # whose ranges a sketch only nears
+    method = FedMPT(backbone, CLASSES, settings if space is DPSpace.SKETCH else SETTINGS)
+    parameters, data = _moved(method), _data(backbone)
+    spec = ParameterSpec.of(parameters)
+    sketch = _sketch(method, parameters) if space is DPSpace.SKETCH else None
+    update = _step(method, parameters, data, _plan(space, 1e5), sketch)
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
     patches, labels = data.take(np.arange(10), CPU)
     method.loss(method.score(leaves, method.encode_text(leaves), patches), labels).sum().backward()
@@ -106,6 +134,44 @@ def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
     assert update.delta == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert update.loss_sum is None
     assert update.examples is None
+
+
+@pytest.mark.parametrize("space", list(DPSpace))
+def test_removing_an_example_moves_a_steps_release_by_at_most_the_clip_norm(
+    backbone: Backbone, space: DPSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters, data = _moved(method), _data(backbone)
+    sketch = _sketch(method, parameters, rank=3) if space is DPSpace.SKETCH else None
+    released: list[Tensors] = []
+
+    class Recorder(PrivateGradient):
+        def release(self, grad_samples: Mapping[str, torch.Tensor]) -> Tensors:
+            released.append(super().release(grad_samples))
+            return dict(released[-1])
+
+    monkeypatch.setattr(learner, "PrivateGradient", Recorder)
+    plan = _plan(space, 0.01)
+    updates = []
+    for count in range(11):  # the whole data, and without each example
+        kept = np.delete(np.arange(10), count) if count < 10 else np.arange(10)
+        some = ClientData(bank=data.bank, rows=data.rows[kept], labels=data.labels[kept])
+        updates.append(_step(method, parameters, some, plan, sketch))
+    queries = [
+        plan.expected_batch_size
+        * torch.cat([release[name].double().flatten() for name in sorted(release)])
+        for release in released
+    ]
+    moves = [float((query - queries[-1]).norm()) for query in queries[:-1]]
+    assert max(moves) <= plan.max_grad_norm * (1 + 1e-5)
+    assert max(moves) >= 0.99 * plan.max_grad_norm  # the bound is met, so it was tested
+    assert any((update.delta != updates[-1].delta).any() for update in updates[:-1])
+
+
+def test_the_sketch_space_needs_a_sketch(backbone: Backbone) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    with pytest.raises(RunError, match="without one"):
+        _step(method, _moved(method), _data(backbone), _plan(DPSpace.SKETCH, 1.0), None)
 
 
 def test_an_empty_batch_gives_no_rows_in_every_block(backbone: Backbone) -> None:
@@ -120,14 +186,15 @@ def test_an_empty_batch_gives_no_rows_in_every_block(backbone: Backbone) -> None
     )
 
 
-@pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
+@pytest.mark.parametrize("space", list(DPSpace))
 def test_probes_are_public_they_repeat_and_cover_every_block(
     backbone: Backbone, space: DPSpace
 ) -> None:
     method = FedMPT(backbone, CLASSES, SETTINGS)
     parameters = method.initial_parameters(0)
-    norms = typical_norms(method, parameters, space=space)
-    assert norms == typical_norms(method, parameters, space=space)
+    sketch = _sketch(method, parameters, rank=3) if space is DPSpace.SKETCH else None
+    norms = typical_norms(method, parameters, space=space, sketch=sketch)
+    assert norms == typical_norms(method, parameters, space=space, sketch=sketch)
     assert all(norm > 0 for norm in norms.values())
     prompts = set(method.prompt_blocks)
     assert set(norms) == (set(parameters) - prompts) | (

@@ -234,6 +234,7 @@ def test_an_existing_run_folder_is_refused_and_left_as_it_is(run: Runner, tmp_pa
         ({"clients__count": 10_000}, "10000"),
         ({"clients__count": 2, "clients__minimum_size": 10}, "at least 3"),
         ({"privacy__delta": 0.01}, "1/\\(10 n\\)"),
+        ({"privacy__space": "sketch", "train__optimizer": "adam"}, "linear in the gradient"),
     ],
 )
 def test_a_federation_that_cannot_be_is_refused_before_a_folder_exists(

@@ -8,7 +8,7 @@ import torch
 from privacy import ConfigurationError, DPPlan, DPSpace, GradientShapeError, PrivateGradient
 from privacy.jacobian import Encoder, PromptSpace, Space, Tensors, make_space
 from privacy.noise import InsecureZeroNoise
-from privacy.sketch import Sketch, SketchSpace, build_sketch
+from privacy.sketch import Sketch, SketchSpace, build_sketch, find_sliced
 
 PlanWith = Callable[..., DPPlan]
 
@@ -249,6 +249,71 @@ def test_a_sketch_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError):
         build(encoder, prompts, **changes)
+
+
+def test_sliced_prompts_are_found(encoder: Encoder, prompts: Tensors) -> None:
+    assert find_sliced(encoder, prompts) == ("own",)
+    flat = lambda values: encoder(values).flatten(0, 1)  # noqa: E731 -- several rows of T a slice
+    assert find_sliced(flat, prompts) == ("own",)
+
+    def mixed(values: Tensors) -> torch.Tensor:
+        return encoder({**values, "own": values["own"] + 1e-3 * values["own"].flip(0)})
+
+    assert find_sliced(mixed, prompts) == ()
+
+
+def test_a_slice_may_be_several_rows_of_the_text_features(
+    encoder: Encoder, prompts: Tensors
+) -> None:
+    def flat(values: Tensors) -> torch.Tensor:
+        return encoder(values).flatten(0, 1)  # [N*L, D]
+
+    ranks = {"own": 3, "shared": 3}
+    whole, rows = build(encoder, prompts, ranks=ranks), build(flat, prompts, ranks=ranks)
+    assert torch.equal(dense(whole, "own"), dense(rows, "own"))
+
+
+def test_a_truncated_sketch_gives_the_prompt_gradient_projected_on_its_directions(
+    encoder: Encoder, prompts: Tensors
+) -> None:
+    exact = {name: value.double() for name, value in prompts.items()}
+    found = build(
+        encoder,
+        exact,
+        ranks={"own": 3, "shared": 4},
+        power_iterations=30,  # so that U and V are singular vectors of J
+        relative_step=1e-6,
+    )
+    sketch, oracle = SketchSpace(found), PromptSpace(encoder)
+    oracle.encode(exact)
+    gradients = gradients_of(1).double()
+    mean = {name: rows[0] for name, rows in sketch.rows(gradients).items()}
+    gradient = sketch.to_prompt_gradient(mean)
+    for name, rows in oracle.rows(gradients).items():
+        right = found.factors[name].right  # [G, k, R]
+        flat = rows.reshape(right.shape[0], -1, 1)  # [G, k, 1]
+        projected = right @ (right.transpose(1, 2) @ flat)
+        torch.testing.assert_close(
+            gradient[name].reshape(projected.shape), projected, rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_frozen_release_gives_the_same_gradient_whatever_the_examples(
+    encoder: Encoder, prompts: Tensors, seed: int
+) -> None:
+    space = SketchSpace(build(encoder, prompts, ranks={"own": 2, "shared": 3}))
+    generator = torch.Generator().manual_seed(seed)
+    released = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in space.block_shapes(prompts).items()
+    }
+    results = []
+    for gradients in (gradients_of(7), 1e3 * gradients_of(6), gradients_of(0)):
+        space.rows(gradients)
+        results.append(space.to_prompt_gradient(released))
+    for other in results[1:]:
+        assert all(torch.equal(other[name], results[0][name]) for name in prompts)
 
 
 def test_an_excessive_rank_is_cut(encoder: Encoder, prompts: Tensors) -> None:

@@ -1,0 +1,80 @@
+"""Where the prompt side of a private run is clipped and noised: the rule, and the sketch of a round.
+
+Everything here is a function of sizes, class names, released prompts and the experiment seed; no client's data.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+
+from fedmpt.config import Config
+from fedmpt.errors import UsageError
+from fedmpt.methods.base import Method, Parameters
+from fedmpt.seeds import seed_of
+from privacy import DPSpace
+from privacy.sketch import Sketch, build_sketch, find_sliced
+
+POWER_ITERATIONS = 1  # sharpen the sketch at twice its cost; docs/privacy.md has what they gain
+
+
+def choose_space(config: Config, method: Method, parameters: Parameters) -> tuple[Config, str]:
+    """Return the configuration with a space in place of ``auto``, and the reason in words.
+
+    The rule is public: noise has as many coordinates as what is noised, so ``text`` is taken where the text features
+    have no more values than the prompts, else ``sketch``; with another optimiser than SGD, ``text``.
+
+    Args:
+        config: the resolved configuration but for ``privacy.space``.
+        method: the method.
+        parameters: its starting parameters.
+
+    Raises:
+        UsageError: ``sketch`` with an optimiser that is not linear in the gradient.
+    """
+    if not config.privacy.enabled:
+        return config, ""
+    space, reason = config.privacy.space, "as asked for"
+    linear = config.train.optimizer == "sgd"
+    if space == "sketch" and not linear:
+        raise UsageError(
+            f"--dp-space sketch with train.optimizer={config.train.optimizer}: the sketch holds along a few directions "
+            "of the prompts, which only an optimiser that is linear in the gradient keeps to; use "
+            "--set train.optimizer=sgd or --dp-space text"
+        )
+    if space == "auto":
+        prompts = sum(parameters[name].numel() for name in method.prompt_blocks)
+        with torch.no_grad():
+            text = method.encode_text(parameters).numel()
+        space = "sketch" if linear and text > prompts else "text"
+        reason = f"by rule: text features have {text:,} values, prompts {prompts:,}"
+        if not linear:
+            reason = f"by rule: {config.train.optimizer} is not linear in the gradient"
+    replace = msgspec.structs.replace
+    return replace(config, privacy=replace(config.privacy, space=space)), reason
+
+
+def round_sketch(
+    config: Config, method: Method, parameters: Parameters, *, round_number: int
+) -> Sketch | None:
+    """Return the sketch that all clients of a round share; None where the space is another.
+
+    Args:
+        config: the configuration, its space chosen.
+        method: the method.
+        parameters: the released parameters the round starts from.
+        round_number: rounds done before; the sketch's directions are drawn anew for each.
+    """
+    if DPSpace(config.privacy.space) is not DPSpace.SKETCH:
+        return None
+    prompts = {name: parameters[name].detach() for name in method.prompt_blocks}
+    sliced = find_sliced(method.encode_text, prompts)
+    rank = config.privacy.sketch_rank
+    return build_sketch(
+        method.encode_text,
+        prompts,
+        ranks={name: rank for name in prompts},
+        sliced=sliced,
+        public_seed=seed_of(config.seed, "sketch", round_number),
+        power_iterations=POWER_ITERATIONS,
+    )
