@@ -29,6 +29,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "lr": "train.lr",
     "dp_epsilon": "privacy.epsilon",
     "dp_delta": "privacy.delta",
+    "dp_lifetime": "privacy.lifetime",
     "secagg": "secagg.mode",
     "dropout": "secagg.dropout",
 }
@@ -67,6 +68,16 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option(
     "--dp-delta", type=float, help="Delta of the guarantee.  [default: min(1e-5, 1/(10 n))]"
 )
+@click.option(
+    "--dp-lifetime",
+    type=float,
+    help="Most epsilon of a client over all runs on a ledger.  [default: the ledger's, else --dp-epsilon]",
+)
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path),
+    help="Folder of the clients' privacy ledgers, shared by runs that add up.  [default: in the run folder]",
+)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy. Says so loudly.")
 @click.option(
     "--secagg",
@@ -97,6 +108,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 def command(
     *,
     no_dp: bool,
+    ledger: Path | None,
     out: Path | None,
     as_json: bool,
     config_file: Path | None,
@@ -112,6 +124,8 @@ def command(
     if no_dp:
         if given["dp_epsilon"] is not None:
             raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
+        if ledger is not None:
+            raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
     config = load_config(file=config_file, settings=settings, options=options)
 
@@ -122,7 +136,7 @@ def command(
     from fedmpt.engine.train import train
 
     console = Console()
-    summary = train(config, folder=out, listener=console)
+    summary = train(config, folder=out, ledger=ledger, listener=console)
     if as_json:
         import json
 
