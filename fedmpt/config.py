@@ -121,6 +121,9 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     epsilon: PositiveFloat = 8.0
     delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # None: min(1e-5, 1 / (10 n))
+    lifetime: PositiveFloat | None = (
+        None  # over all runs on a ledger; None: the ledger's, else epsilon
+    )
     clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
     clip_mode: Literal["flat", "normalise"] = "normalise"
     space: Literal["auto", "text", "sketch", "prompt"] = (

@@ -4,7 +4,8 @@ FedMPTError (1)
 |- UsageError (2)                a value the user gave cannot be used
 |  |- DataError                  the data set as given cannot be read
 |  `- WeightsError               the backbone as given cannot be loaded
-`- RunError (1)                  a run failed while it was going on
+|- RunError (1)                  a run failed while it was going on
+`- BudgetSpent (3)               a run would exceed what is left of a client's privacy budget
 
 ``privacy.BudgetExhausted`` ends a command with 3 and ``secagg.RoundAborted`` with 4. A message names the value, the
 reason and the remedy; it never holds record-level data, keys or file names of images.
@@ -35,3 +36,9 @@ class WeightsError(UsageError):
 
 class RunError(FedMPTError):
     """A run failed while it was going on."""
+
+
+class BudgetSpent(FedMPTError):  # noqa: N818 -- says what happened
+    """A run would exceed what is left of a client's lifetime privacy budget; nothing was trained."""
+
+    exit_code = 3

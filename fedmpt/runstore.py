@@ -1,8 +1,8 @@
 """A run's folder: what is kept of a run, written so that a reader never sees half a file.
 
 ``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
-privacy ledger a client; ``model.safetensors`` the tuned parameters; ``partition.json`` who holds how many images of
-what; ``summary.json`` the result.
+privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
+parameters; ``partition.json`` who holds how many images of what; ``summary.json`` the result.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedmpt.errors import RunError, UsageError
+
+LEDGER_FOLDER: Final = "ledger"
 
 
 def write_whole(target: Path, data: bytes) -> None:
@@ -51,13 +53,6 @@ class RunStore:
             ) from error
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
-
-    @property
-    def ledgers(self) -> Path:
-        """The folder of the privacy ledgers."""
-        path = self.folder / "ledger"
-        path.mkdir(exist_ok=True)
-        return path
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

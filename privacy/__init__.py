@@ -20,7 +20,7 @@ from privacy.accountant import (
     replace_one_epsilon,
 )
 from privacy.budget import Admission, Budget
-from privacy.calibrate import CalibrationCache, calibrate_noise_multiplier
+from privacy.calibrate import CalibrationCache, affordable_epsilon, calibrate_noise_multiplier
 from privacy.errors import (
     AccountingError,
     BudgetExhausted,
@@ -124,6 +124,7 @@ __all__ = [
     "UnsupportedEvent",
     "Verifier",
     "accountant_named",
+    "affordable_epsilon",
     "build_sketch",
     "calibrate_noise_multiplier",
     "cross_checked",

@@ -5,7 +5,7 @@ nothing about data.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privacy.accountant import Accountant, EpsilonFigures, PLDAccountant, cross_checked
 from privacy.errors import BudgetExhausted, UnsupportedEvent
@@ -67,6 +67,11 @@ class Budget:
         )
 
     @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._run
+
+    @property
     def planned(self) -> EpsilonFigures:
         """Figures of the data holding once all planned rounds are done, as of the start."""
         return self._planned
@@ -123,14 +128,17 @@ class Budget:
         Args:
             at_most: Where to stop counting; the planned rounds that are not yet charged by default.
         """
-        high = self._rounds_to_come() if at_most is None else at_most
-        if high <= 0 or self._fits(high):
-            return max(0, high)
-        low = 0  # low rounds fit, high do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._fits(middle) else (low, middle)
-        return low
+        terms = self._ledger.terms
+        return rounds_that_fit(
+            self._plan.round_event(),
+            [
+                (self._ledger.events(self._run), self._plan.target_epsilon),
+                (self._ledger.events(), terms.lifetime_epsilon),
+            ],
+            delta=terms.delta,
+            accountant=self._accountant,
+            at_most=self._rounds_to_come() if at_most is None else at_most,
+        )
 
     def close(self) -> EpsilonFigures:
         """Confirms the run's own spent epsilon by the second accountant and records the figures."""
@@ -145,14 +153,6 @@ class Budget:
 
     def _with_rounds(self, events: Sequence[Event], rounds: int) -> tuple[Event, ...]:
         return (*events, self._plan.event(rounds * self._plan.steps_per_round))
-
-    def _fits(self, rounds: int) -> bool:
-        return (
-            self._epsilon(self._with_rounds(self._ledger.events(self._run), rounds))
-            <= self._plan.target_epsilon
-            and self._epsilon(self._with_rounds(self._ledger.events(), rounds))
-            <= self._ledger.terms.lifetime_epsilon
-        )
 
     def _epsilon(self, events: Sequence[Event]) -> float:
         return self._accountant.epsilon(events, self._ledger.terms.delta)
@@ -174,3 +174,37 @@ class Budget:
                 epsilon_after=admission.total_epsilon,
             )
         return None
+
+
+def rounds_that_fit(
+    round_event: Event,
+    limits: Sequence[tuple[Sequence[Event], float]],
+    *,
+    delta: float,
+    accountant: Accountant,
+    at_most: int,
+) -> int:
+    """How many further rounds stay within several limits at once.
+
+    Args:
+        round_event: What one further round does.
+        limits: Pairs of what was charged towards a limit, and the limit.
+        delta: At this delta.
+        accountant: The accountant that decides.
+        at_most: Where to stop counting.
+    """
+
+    def fit(rounds: int) -> bool:
+        further = replace(round_event, steps=rounds * round_event.steps)
+        return all(
+            accountant.epsilon((*events, further), delta) <= limit for events, limit in limits
+        )
+
+    high = at_most
+    if high <= 0 or fit(high):
+        return max(0, high)
+    low = 0  # low rounds fit, high do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low

@@ -9,13 +9,14 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from privacy import _validate
 from privacy.accountant import Accountant, PLDAccountant
 from privacy.errors import CalibrationError
-from privacy.events import NeighbouringRelation, SampledGaussian
+from privacy.events import Event, NeighbouringRelation, SampledGaussian
 
 TARGET_WINDOW = 0.02  # the planned epsilon lies at most this far below the target
 _TARGET_MARGIN = (
@@ -26,6 +27,7 @@ _GRIDS = (
     1e-4,
     1e-5,
 )  # noise multipliers are multiples of the first grid that meets the window
+_TARGET_STEP = 0.05  # of a proposed target
 _SMALLEST, _LARGEST = 0.2, 1e4  # outside: no useful privacy, or no useful signal
 
 
@@ -135,6 +137,49 @@ def calibrate_noise_multiplier(
         f"target_epsilon={target_epsilon}: no noise multiplier has an epsilon within "
         f"{TARGET_WINDOW} below it for sample_rate={sample_rate}, steps={steps}, delta={delta}"
     )
+
+
+def affordable_epsilon(
+    charged: Sequence[Event],
+    *,
+    planned: Event,
+    delta: float,
+    limit_epsilon: float,
+    accountant: Accountant,
+) -> float:
+    """The largest target, in steps of 0.05, that as many planned steps can have beside what was charged.
+
+    Args:
+        charged: What was done to the data already.
+        planned: Rate and steps of what is planned; its noise multiplier is what is looked for.
+        delta: At this delta.
+        limit_epsilon: Limit of everything together.
+        accountant: The accountant that decides.
+
+    Returns:
+        A multiple of 0.05 that fits, or 0.0 where none does.
+    """
+
+    def fits(target: float) -> bool:
+        try:
+            noise_multiplier = calibrate_noise_multiplier(
+                target_epsilon=target,
+                delta=delta,
+                sample_rate=planned.sample_rate,
+                steps=planned.steps,
+                relation=planned.relation,
+                accountant=accountant,
+            )
+        except CalibrationError:
+            return False
+        event = replace(planned, noise_multiplier=noise_multiplier)
+        return accountant.epsilon((*charged, event), delta) <= limit_epsilon
+
+    low, high = 0, math.ceil(limit_epsilon / _TARGET_STEP)  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * _TARGET_STEP) else (low, middle)
+    return round(low * _TARGET_STEP, 2)
 
 
 def _bracket(fits: Callable[[float], bool]) -> tuple[float, float]:

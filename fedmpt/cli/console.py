@@ -169,9 +169,10 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
                 f"clipped and noised in {preview.space}",
             )
         )
-        rows.append(
-            ("", f"projected epsilon per client {_interval(preview.planned_epsilons, '.3f')}")
-        )
+        projected = f"projected epsilon per client {_interval(preview.planned_epsilons, '.3f')}"
+        if preview.planned_epsilons and preview.planned_epsilons[1] > preview.target_epsilon:
+            projected += ", earlier runs on the ledger included"
+        rows.append(("", projected))
     else:
         rows.append(("privacy", "NONE"))
     if preview.tolerated is not None:

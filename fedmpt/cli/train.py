@@ -31,6 +31,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "dp_delta": "privacy.delta",
     "dp_space": "privacy.space",
     "dp_sketch_rank": "privacy.sketch_rank",
+    "dp_lifetime": "privacy.lifetime",
     "secagg": "secagg.mode",
     "dropout": "secagg.dropout",
 }
@@ -77,6 +78,16 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option(
     "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 16]"
 )
+@click.option(
+    "--dp-lifetime",
+    type=float,
+    help="Most epsilon of a client over all runs on a ledger.  [default: the ledger's, else --dp-epsilon]",
+)
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path),
+    help="Folder of the clients' privacy ledgers, shared by runs that add up.  [default: in the run folder]",
+)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy. Says so loudly.")
 @click.option(
     "--secagg",
@@ -107,6 +118,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 def command(
     *,
     no_dp: bool,
+    ledger: Path | None,
     out: Path | None,
     as_json: bool,
     config_file: Path | None,
@@ -122,6 +134,8 @@ def command(
     if no_dp:
         if given["dp_epsilon"] is not None:
             raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
+        if ledger is not None:
+            raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
     config = load_config(file=config_file, settings=settings, options=options)
 
@@ -132,7 +146,7 @@ def command(
     from fedmpt.engine.train import train
 
     console = Console()
-    summary = train(config, folder=out, listener=console)
+    summary = train(config, folder=out, ledger=ledger, listener=console)
     if as_json:
         import json
 

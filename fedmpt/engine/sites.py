@@ -6,12 +6,10 @@ itself (data, ledger, secret coins, keys, updates) stays in its object; the serv
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from fedmpt.config import Config
+from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.probes import typical_norms
 from fedmpt.engine.spaces import round_sketch
@@ -28,7 +26,6 @@ from privacy import (
     DPSpace,
     GaussianNoise,
     Ledger,
-    LedgerTerms,
     PLDAccountant,
     PoissonSampler,
     default_delta,
@@ -38,8 +35,6 @@ from privacy import (
 )
 from privacy.dpsgd import StepHistory
 from privacy.sketch import Sketch
-
-RUN_NAME: Final = "run"
 
 
 def public_sizes(federation: Federation) -> list[int]:
@@ -113,8 +108,10 @@ class _Guard:
     sampler: PoissonSampler
     noise: GaussianNoise
     history: StepHistory
-    charged_before: int
-    run_epsilon: float = 0.0
+    charged_before: (
+        int  # charges on the ledger when this process began; the history knows only later steps
+    )
+    run_epsilon: float
 
     def require_charged(self) -> None:
         """Raise unless the noised steps made by this process are exactly those it charged."""
@@ -210,8 +207,8 @@ class Site:
             return None
         guard = self._guard
         guard.require_charged()
-        charges = len(guard.ledger.charges)
-        epsilon = guard.budget.close().epsilon if charges else 0.0
+        events = guard.ledger.events(guard.budget.run)
+        epsilon = guard.budget.close().epsilon if events else 0.0
         if epsilon > guard.plan.target_epsilon:
             raise RunError(
                 f"client {self.client} spent epsilon {epsilon} of {guard.plan.target_epsilon}"
@@ -223,39 +220,26 @@ class Site:
             "delta": guard.plan.delta,
             "noise_multiplier": guard.plan.noise_multiplier,
             "sample_rate": guard.plan.sample_rate,
-            "steps": guard.history.steps,
-            "rounds": charges,
+            "steps": sum(event.steps for event in events),
+            "rounds": len(events),
+            "lifetime_spent": guard.budget.total_epsilon,
+            "lifetime_epsilon": guard.ledger.terms.lifetime_epsilon,
+            "ledger_head": head_record(guard.ledger),
         }
 
 
-def open_guards(
-    plans: list[DPPlan],
-    ledgers: Path,
-    *,
-    stack: ExitStack,
-    config: Config,
-    accountant: PLDAccountant,
-) -> list[_Guard]:
-    """Open every client's ledger and budget; they close with ``stack``."""
-    guards = []
-    for index, plan in enumerate(plans):
-        terms = LedgerTerms(
-            holding=f"client-{index:03d}",
-            n_pub=plan.n_pub,
-            delta=plan.delta,
-            lifetime_epsilon=config.privacy.epsilon,
+def make_guards(plans: list[DPPlan], opened: list[tuple[Ledger, Budget]]) -> list[_Guard]:
+    """Return the private side of every site, on ledgers and budgets that are open."""
+    return [
+        _Guard(
+            plan=plan,
+            ledger=ledger,
+            budget=budget,
+            sampler=PoissonSampler(plan),
+            noise=GaussianNoise(),
+            history=StepHistory(),
+            charged_before=len(ledger.charges),
+            run_epsilon=budget.run_epsilon,
         )
-        ledger = stack.enter_context(Ledger(ledgers / f"client-{index:03d}.jsonl", terms=terms))
-        budget = Budget(ledger=ledger, run=RUN_NAME, plan=plan, accountant=accountant)
-        guards.append(
-            _Guard(
-                plan=plan,
-                ledger=ledger,
-                budget=budget,
-                sampler=PoissonSampler(plan),
-                noise=GaussianNoise(),
-                history=StepHistory(),
-                charged_before=len(ledger.charges),
-            )
-        )
-    return guards
+        for plan, (ledger, budget) in zip(plans, opened, strict=True)
+    ]

@@ -15,15 +15,16 @@ from safetensors.torch import save
 from fedmpt.config import Config, to_toml
 from fedmpt.data.features import cache_directory
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
+from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
 from fedmpt.engine.prepare import Federation, prepare
-from fedmpt.engine.sites import Site, dp_plans, open_guards
+from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.learner import predict
 from fedmpt.metrics import Metrics, evaluate
 from fedmpt.protect import Envelope, round_context
-from fedmpt.runstore import RunStore
+from fedmpt.runstore import LEDGER_FOLDER, RunStore
 from fedmpt.strategy.fedavg import fedavg
 from fedmpt.types import ClientId, GlobalState, RoundPlan, Update
 from privacy import BudgetExhausted, DPPlan, PLDAccountant
@@ -33,16 +34,20 @@ from secagg.cost import predict_bytes
 SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
 
 
-def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[str, Any]:
+def train(
+    config: Config, *, folder: Path | None, listener: Listener, ledger: Path | None = None
+) -> dict[str, Any]:
     """Run a federation as configured and return its summary (the contents of ``summary.json``).
 
     Args:
         config: the configuration; rules that depend on the data are applied here.
         folder: the run folder to create; None for ``runs/TIME-HASH``.
         listener: told what happens.
+        ledger: folder of privacy ledgers that runs on the same data share; None for one of this run alone.
 
     Raises:
         UsageError: something given cannot be used; no folder was created.
+        BudgetSpent: the run would exceed what is left of a client's budget; no folder was created.
         privacy.BudgetExhausted: so many clients have spent their budget that no round is possible.
         secagg.RoundAborted: a round could not be completed in several attempts.
     """
@@ -61,7 +66,12 @@ def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[st
         else []
     )
     envelope = _envelope(federation, plans)
-    store = RunStore(folder or _default_folder(federation))
+    folder = folder or _default_folder(federation)
+    ledgers = plan_ledgers(
+        federation, plans, ledger or folder / LEDGER_FOLDER, carried=ledger is not None
+    )
+    require_room(ledgers, plans, accountant)
+    store = RunStore(folder)
     with ExitStack() as stack:
         aggregation = Aggregation(
             mode=config.secagg.mode,
@@ -70,18 +80,17 @@ def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[st
             private=private,
             marks=store.folder / "marks",
         )
-        guards = (
-            open_guards(plans, store.ledgers, stack=stack, config=config, accountant=accountant)
-            if private
-            else None
-        )
+        opened = open_budgets(ledgers, plans, stack=stack, accountant=accountant) if private else []
+        guards = make_guards(plans, opened) if private else None
         sites = [
             Site(client, federation, session, guards[client] if guards is not None else None)
             for client, session in aggregation.sessions.items()
         ]
         store.write_text("config.toml", to_toml(config))
+        if private:
+            store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
         store.write_json("partition.json", _partition_record(federation))
-        planned = [guard.budget.planned.epsilon for guard in guards] if guards else []
+        planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned))
         run = _Run(federation, aggregation, envelope, sites, store, listener)
         run.execute()
@@ -91,6 +100,7 @@ def train(config: Config, *, folder: Path | None, listener: Listener) -> dict[st
         "model.safetensors", save(tensors, metadata={"method": federation.method.name})
     )
     summary = run.summary(accounts, seconds=time.perf_counter() - started)
+    summary["privacy"]["run"] = ledgers.run if private else None
     store.write_json("summary.json", summary)
     return summary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 
 from fedmpt.clip._torchvision import ensure_torchvision
 from fedmpt.clip.backbone import Backbone
+from fedmpt.config import load_config
+from fedmpt.engine.listener import Preview, RoundRecord
+from fedmpt.engine.train import train
 
 
 def random_backbone(*, seed: int = 0, text_width: int = 32, quick_gelu: bool = False) -> Backbone:
@@ -103,3 +107,46 @@ def shared_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache for runs that use the shared checkpoint."""
     return tmp_path_factory.mktemp("cache")
+
+
+class Silence:
+    """A listener that hears nothing."""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        del label, done, total
+
+    def preview(self, preview: Preview) -> None:
+        del preview
+
+    def round_done(self, record: RoundRecord) -> None:
+        del record
+
+    def warning(self, text: str) -> None:
+        del text
+
+
+SmallRun = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def small_run(shared_checkpoint: Path, shared_cache: Path) -> SmallRun:
+    """Trains a small federation: ``small_run(folder, ledger, privacy__epsilon=2.0)``."""
+
+    def run(folder: Path, ledger: Path | None = None, **options: Any) -> dict[str, Any]:
+        config = load_config(
+            options={
+                "backbone.name": f"local-dir:{shared_checkpoint}",
+                "data.scenes.train_size": 240,
+                "data.scenes.test_size": 60,
+                "data.scenes.resolution": 32,
+                "clients.count": 4,
+                "train.rounds": 2,
+                "device": "cpu",
+            }
+            | {name.replace("__", "."): value for name, value in options.items()}
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FEDMPT_CACHE", str(shared_cache))
+            return train(config, folder=folder, ledger=ledger, listener=Silence())
+
+    return run

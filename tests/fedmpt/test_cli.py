@@ -31,7 +31,9 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["config"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["audit", "--help"], ["config"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from fedmpt.cli import cli\n"

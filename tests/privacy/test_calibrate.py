@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from privacy import (
     ConfigurationError,
     PLDAccountant,
     SampledGaussian,
+    affordable_epsilon,
     calibrate_noise_multiplier,
     make_plan,
 )
@@ -163,3 +165,30 @@ def test_a_cache_file_keeps_what_others_added(tmp_path: Path) -> None:
     ours.store("ours", 1.5)
     theirs.store("theirs", 2.5)
     assert json.loads(path.read_text()) == {"ours": 1.5, "theirs": 2.5}
+
+
+def test_the_affordable_target_fits_and_a_larger_one_does_not(accountant: PLDAccountant) -> None:
+    charged = [SampledGaussian(sample_rate=0.128, noise_multiplier=2.317, steps=400)]
+    planned = SampledGaussian(sample_rate=0.128, noise_multiplier=1.0, steps=100)
+
+    def total(target: float) -> float:
+        noise_multiplier = calibrate_noise_multiplier(
+            target_epsilon=target,
+            delta=1e-5,
+            sample_rate=0.128,
+            steps=100,
+            accountant=accountant,
+        )
+        return accountant.epsilon(
+            [*charged, replace(planned, noise_multiplier=noise_multiplier)], 1e-5
+        )
+
+    found = affordable_epsilon(
+        charged, planned=planned, delta=1e-5, limit_epsilon=6.5, accountant=accountant
+    )
+    assert total(found) <= 6.5 < total(found + 0.1)
+    spent = accountant.epsilon(charged, 1e-5)
+    nothing = affordable_epsilon(
+        charged, planned=planned, delta=1e-5, limit_epsilon=spent, accountant=accountant
+    )
+    assert nothing == 0.0

@@ -1,0 +1,95 @@
+"""The release manifest: everything that left a client or was written about it, and why it may.
+
+Files are judged by what is in them: ``public`` (a function of plan and coins that do not depend on data), ``dp`` (a
+function of charged releases), ``unprotected`` (a run without privacy), ``stays`` (depends on data, to be kept with it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fedmpt.audit.findings import Upload
+from fedmpt.audit.records import RunRecords
+
+_FILES: Final[dict[str, tuple[str, str]]] = {
+    "config.toml": ("public", "settings, chosen before any data was read"),
+    "ledger.json": ("public", "names and heads of the ledgers"),
+    "ledger": ("public", "charged events, refusals, digests of what was sent: no counts of data"),
+    "marks": ("public", "one-shot marks of the aggregation protocol"),
+    "roster.json": ("public", "keys of the aggregation protocol"),
+    "transcripts": ("public", "messages of the aggregation protocol as the server saw them"),
+    "model.safetensors": ("dp", "the tuned model: a function of the released sums"),
+    "metrics.jsonl": (
+        "dp",
+        "scores of released models on test images; its step times are of the simulation and stay",
+    ),
+    "summary.json": (
+        "dp",
+        "scores and accounts; partition_digest, images_skipped and times are of the simulation and stay",
+    ),
+    "partition.json": ("stays", "who holds how many images of what; the simulation's own record"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One thing that left, or that lies in the run folder.
+
+    Attributes:
+        name: what.
+        kind: ``public``, ``dp``, ``unprotected``, ``stays`` or ``unknown``.
+        why: why it may leave, or why it must not.
+    """
+
+    name: str
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Everything that left the clients of a run.
+
+    Attributes:
+        uploads: updates that ledgers book, each under its charge.
+        items: the rest, and the files of the run folder.
+    """
+
+    uploads: tuple[Upload, ...]
+    items: tuple[Item, ...]
+
+
+def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
+    """Return what left the clients of a run."""
+    sent = sum(len(line.get("survivors", [])) for line in records.metrics)
+    if records.private:
+        what_left = [
+            Item(
+                name=f"{len(uploads)} noised updates, {records.config['secagg']['mode']}",
+                kind="dp",
+                why="each under one charge, its digest booked before it was sent",
+            ),
+            Item(
+                name="declared sizes, participation, plan hashes, ledger heads, refusals",
+                kind="public",
+                why="functions of the plan and of charges alone",
+            ),
+        ]
+    else:
+        what_left = [
+            Item(
+                name=f"{sent} updates, {records.config['secagg']['mode']}, with loss and number of examples",
+                kind="unprotected",
+                why="the run claims no differential privacy: sums and model may reveal images",
+            )
+        ]
+    files = [_file(path.name, private=records.private) for path in sorted(records.folder.iterdir())]
+    return Manifest(uploads=uploads, items=(*what_left, *files))
+
+
+def _file(name: str, *, private: bool) -> Item:
+    kind, why = _FILES.get(name, ("unknown", "not a file that a run writes; nobody vouches for it"))
+    if kind == "dp" and not private:
+        kind, why = "unprotected", "depends on data without differential privacy"
+    return Item(name=name, kind=kind, why=why)

@@ -1,0 +1,84 @@
+"""A run folder as an auditor reads it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmpt.engine.ledgers import INDEX_FILE
+from fedmpt.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecords:
+    """What a run left behind besides its ledgers.
+
+    Attributes:
+        folder: the run folder.
+        config: the resolved configuration.
+        metrics: lines of ``metrics.jsonl``, round 0 first.
+        summary: ``summary.json``; None if the run did not end.
+        index: ``ledger.json``; None for a run without privacy.
+        ledgers: folder of the ledgers.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    index: dict[str, Any] | None
+    ledgers: Path
+
+    @property
+    def private(self) -> bool:
+        """Whether the run claims differential privacy."""
+        return bool(self.config["privacy"]["enabled"])
+
+
+def read_run(folder: Path, ledgers: Path | None) -> RunRecords:
+    """Read a run folder.
+
+    Args:
+        folder: the run folder.
+        ledgers: folder of its ledgers, if they were moved.
+
+    Raises:
+        UsageError: this is no run folder, or a file of it cannot be read.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UsageError(
+            f"{folder}: no run folder (it has no config.toml); give what `fedmpt train --out` made"
+        )
+    index = _json(folder / INDEX_FILE)
+    place = Path(index["folder"]) if index is not None else Path("ledger")
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        metrics = [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        metrics = []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: cannot be read ({error}); is the folder whole?") from error
+    return RunRecords(
+        folder=folder,
+        config=config,
+        metrics=metrics,
+        summary=_json(folder / "summary.json"),
+        index=index,
+        ledgers=ledgers if ledgers is not None else folder / place,
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable as JSON ({error}); is the file whole?") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: not a JSON object; is this a run folder?")
+    return content

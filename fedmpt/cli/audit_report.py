@@ -1,0 +1,85 @@
+"""An audit as people read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from fedmpt.audit.findings import Account
+from fedmpt.audit.run import RunAudit
+from privacy import display_epsilon
+
+
+def show_audit(audit: RunAudit, *, stderr: bool) -> None:
+    """Print the audit of a run's records.
+
+    Args:
+        audit: what was found.
+        stderr: whether standard output is taken by machine output.
+    """
+    console = Console(stderr=stderr, highlight=False)
+    if audit.accounts:
+        console.print(_accounts(audit.accounts))
+    console.print(_manifest(audit))
+    for note in audit.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    for finding in audit.findings:
+        console.print(
+            f"[bold red]FINDING[/] {finding.kind}: {finding.where}: {finding.what}", soft_wrap=True
+        )
+    if audit.findings:
+        console.print(f"[bold red]{len(audit.findings)} finding(s)[/] in {audit.folder}")
+    else:
+        claim = "every epsilon recomputed and confirmed" if audit.private else "no privacy claimed"
+        console.print(f"no findings in {audit.folder}: {claim}", soft_wrap=True)
+
+
+def _accounts(accounts: tuple[Account, ...]) -> Table:
+    table = Table(
+        title=f"spent epsilon at delta {accounts[0].delta:g}, recomputed from the ledgers",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 0),
+    )
+    for column in (
+        *("client", "images", "spent", "check", "all runs"),
+        *("noise", "rate", "steps", "rounds", "refused", "left"),
+    ):
+        table.add_column(column, justify="right")
+    for a in accounts:
+        table.add_row(
+            str(a.client),
+            str(a.n_public),
+            f"{_figure(a.epsilon)}/{a.target:g}",
+            "-" if a.epsilon_check is None else _figure(a.epsilon_check),
+            f"{_figure(a.total)}/{a.lifetime:g}",
+            f"{a.noise_multiplier:.3f}",
+            f"{a.sample_rate:.3f}",
+            str(a.steps),
+            str(a.rounds),
+            str(a.rounds_refused),
+            str(a.rounds_left),
+        )
+    return table
+
+
+def _figure(epsilon: float) -> str:
+    return display_epsilon(epsilon) if epsilon < float("inf") else "none"
+
+
+def _manifest(audit: RunAudit) -> Table:
+    table = Table(
+        title="what left the clients, and why it may", title_justify="left", box=SIMPLE_HEAD
+    )
+    for column in ("what", "class", "why"):
+        table.add_column(column)
+    for item in audit.manifest.items:
+        table.add_row(item.name, item.kind, item.why)
+    sent = Counter(upload.client for upload in audit.manifest.uploads)
+    if sent:
+        counts = ", ".join(f"{client}: {count}" for client, count in sorted(sent.items()))
+        table.caption = f"booked uploads by client: {counts}; digests: --json"
+    return table

@@ -1,0 +1,235 @@
+"""Where the ledgers of a run's clients are, whose data they are about, and whether the run fits into them.
+
+A run keeps its ledgers in its own folder, or in a folder that several runs share (``--ledger DIR``): then every run on
+the same data adds up, and a run that would exceed what is left of a client's lifetime limit is refused before it
+trains. What was charged stays charged, also by runs that were killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from fedmpt.engine.prepare import Federation
+from fedmpt.errors import BudgetSpent, UsageError
+from privacy import (
+    Budget,
+    BudgetExhausted,
+    DPPlan,
+    Event,
+    Ledger,
+    LedgerTerms,
+    PLDAccountant,
+    affordable_epsilon,
+    display_epsilon,
+    read_ledger,
+)
+
+INDEX_FILE: Final = "ledger.json"
+INDEX_SCHEMA: Final = "fedmpt.ledger/1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledgers:
+    """The ledgers of one run.
+
+    Attributes:
+        run: name under which this run's charges are booked; unlike any other run's.
+        folder: where the files are.
+        carried: whether the folder outlives the run folder.
+        terms: what each client's ledger is about, by client.
+    """
+
+    run: str
+    folder: Path
+    carried: bool
+    terms: tuple[LedgerTerms, ...]
+
+    def path(self, client: int) -> Path:
+        """The ledger file of a client."""
+        return self.folder / file_name(client)
+
+    def index(self, ledgers: list[Ledger]) -> dict[str, Any]:
+        """Return what the run folder keeps of them: name, place, and the heads at the start of the run."""
+        return {
+            "schema": INDEX_SCHEMA,
+            "run": self.run,
+            "folder": str(self.folder.resolve()) if self.carried else self.folder.name,
+            "carried": self.carried,
+            "clients": [
+                {
+                    "client": client,
+                    "file": file_name(client),
+                    "holding": ledger.terms.holding,
+                    "head": head_record(ledger),
+                }
+                for client, ledger in enumerate(ledgers)
+            ],
+        }
+
+
+def file_name(client: int) -> str:
+    """Return the name of a client's ledger file."""
+    return f"client-{client:03d}.jsonl"
+
+
+def head_record(ledger: Ledger) -> dict[str, object]:
+    """Return what is remembered of a ledger so that a cut or exchanged file is noticed."""
+    return {"count": ledger.head.count, "hash": ledger.head.hash}
+
+
+def plan_ledgers(
+    federation: Federation, plans: list[DPPlan], folder: Path, *, carried: bool
+) -> Ledgers:
+    """Return where this run's ledgers are and on which terms; nothing is written.
+
+    Raises:
+        UsageError: a carried ledger is about other data or on other terms, or some are missing.
+    """
+    holding = holding_name(federation)
+    on_file = _on_file(folder, len(plans)) if carried else {}
+    config = federation.config.privacy
+    if config.lifetime is not None and config.lifetime < config.epsilon:
+        raise UsageError(
+            f"--dp-lifetime {config.lifetime:g}: below this run's own --dp-epsilon {config.epsilon:g}; lower that first"
+        )
+    terms = []
+    for client, plan in enumerate(plans):
+        known = on_file.get(client)
+        wanted = LedgerTerms(
+            holding=f"{holding}/client-{client:03d}",
+            n_pub=plan.n_pub,
+            delta=plan.delta,
+            lifetime_epsilon=config.lifetime
+            or (known.lifetime_epsilon if known is not None else config.epsilon),
+        )
+        if known is not None and known != wanted:
+            raise UsageError(_other_terms(folder / file_name(client), known, wanted))
+        terms.append(wanted)
+    run = f"{federation.digest.hex()[:8]}-{secrets.token_hex(4)}"
+    return Ledgers(run=run, folder=folder, carried=carried, terms=tuple(terms))
+
+
+def holding_name(federation: Federation) -> str:
+    """Return a public name of the clients' data: equal for runs that give every client the same images.
+
+    It is a digest of what decides who holds what (data set, partition, seed, backbone), never of images.
+    """
+    config = federation.config
+    decisive = {
+        "data": msgspec.to_builtins(config.data) | {"strict": None},
+        "clients": msgspec.to_builtins(config.clients) | {"participation": None},
+        "seed": config.seed,
+        "backbone": federation.backbone.fingerprint,
+        "sites": len(federation.partition),
+    }
+    text = json.dumps(decisive, sort_keys=True)
+    return f"{federation.dataset.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def require_room(ledgers: Ledgers, plans: list[DPPlan], accountant: PLDAccountant) -> None:
+    """Refuse a run that would exceed the lifetime limit of a client that has a ledger already.
+
+    The refusal is booked on the ledger of every client that has no room; nothing is charged.
+
+    Raises:
+        BudgetSpent: some client's composition of all that was charged with all that is planned exceeds its limit.
+    """
+    refusals: list[tuple[BudgetExhausted, int, tuple[Event, ...]]] = []
+    for client, plan in enumerate(plans):
+        path = ledgers.path(client)
+        if not path.exists():
+            continue
+        with Ledger(path, terms=ledgers.terms[client]) as ledger:
+            events, terms = ledger.events(), ledger.terms
+            after = accountant.epsilon((*events, _all_rounds(plan)), terms.delta)
+            if after <= terms.lifetime_epsilon:
+                continue
+            refusal = BudgetExhausted(
+                limit="lifetime",
+                limit_epsilon=terms.lifetime_epsilon,
+                spent_epsilon=accountant.epsilon(events, terms.delta),
+                epsilon_after=after,
+            )
+            ledger.refuse(run=ledgers.run, refusal=refusal)
+            refusals.append((refusal, client, events))
+    if not refusals:
+        return
+    refusal, client, events = max(refusals, key=lambda entry: entry[0].epsilon_after)
+    affordable = affordable_epsilon(
+        events,
+        planned=_all_rounds(plans[client]),
+        delta=plans[client].delta,
+        limit_epsilon=refusal.limit_epsilon,
+        accountant=accountant,
+    )
+    raise BudgetSpent(_no_room(ledgers.path(client), plans[client], refusal, affordable))
+
+
+def open_budgets(
+    ledgers: Ledgers, plans: list[DPPlan], *, stack: ExitStack, accountant: PLDAccountant
+) -> list[tuple[Ledger, Budget]]:
+    """Open every client's ledger and budget; the ledgers close with ``stack``."""
+    ledgers.folder.mkdir(parents=True, exist_ok=True)
+    opened = []
+    for client, plan in enumerate(plans):
+        ledger = stack.enter_context(Ledger(ledgers.path(client), terms=ledgers.terms[client]))
+        budget = Budget(ledger=ledger, run=ledgers.run, plan=plan, accountant=accountant)
+        opened.append((ledger, budget))
+    return opened
+
+
+def _on_file(folder: Path, clients: int) -> dict[int, LedgerTerms]:
+    """Return the terms of the ledgers that exist; a client whose ledger vanished would start anew, so it may not."""
+    histories = {
+        client: read_ledger(folder / file_name(client))
+        for client in range(clients)
+        if (folder / file_name(client)).exists()
+    }
+    missing = sorted(set(range(clients)) - set(histories))
+    if missing and any(history.charges for history in histories.values()):
+        raise UsageError(
+            f"--ledger {folder}: {file_name(missing[0])} is missing while other clients' ledgers hold charges; without "
+            "it what that client spent would be forgotten. Restore the file, or give another folder for other data"
+        )
+    return {client: history.terms for client, history in histories.items()}
+
+
+def _all_rounds(plan: DPPlan) -> Event:
+    return plan.event(plan.rounds * plan.steps_per_round)
+
+
+def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms) -> str:
+    old, new = known.to_record(), wanted.to_record()
+    name = next(name for name in old if old[name] != new[name])
+    remedy = {
+        "holding": "it is about other data, or data dealt out differently; give another folder, and note that images "
+        "in both add up",
+        "n_pub": "the declared size is fixed for the ledger's life; repeat the data and partition settings of its "
+        "first run",
+        "delta": f"give --dp-delta {known.delta:g}",
+        "lifetime_epsilon": "only the site can raise it, with a new ledger; leave --dp-lifetime out",
+    }.get(name, "it is fixed for the ledger's life")
+    return (
+        f"--ledger: {path} was opened with {name} {old[name]}, this run has {new[name]}: {remedy}"
+    )
+
+
+def _no_room(path: Path, plan: DPPlan, refusal: BudgetExhausted, affordable: float) -> str:
+    remedy = (
+        f"give at most --dp-epsilon {affordable:g}, or fewer rounds"
+        if affordable > 0
+        else "nothing more may be learnt from this data"
+    )
+    return (
+        f"--ledger: {path.stem} has spent epsilon {display_epsilon(refusal.spent_epsilon)} of its lifetime "
+        f"{refusal.limit_epsilon:g}; this run (epsilon {plan.target_epsilon:g}) would bring it to "
+        f"{display_epsilon(refusal.epsilon_after)}. Nothing was trained; {remedy}"
+    )

@@ -1,0 +1,334 @@
+"""The audit of a run folder: clean runs pass, and every kind of cheat that is planted is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmpt.audit.findings import Kind
+from fedmpt.audit.run import audit_run
+from fedmpt.errors import UsageError
+from privacy import AccountingError
+
+SmallRun = Callable[..., dict[str, Any]]
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def private_run(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited") / "run"
+    small_run(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(private_run: Path, tmp_path: Path) -> Path:
+    """A copy of a clean private run, to be tampered with."""
+    return Path(shutil.copytree(private_run, tmp_path / "run"))
+
+
+def kinds(folder: Path) -> set[Kind]:
+    return {finding.kind for finding in audit_run(folder).findings}
+
+
+def ledger_of(folder: Path, client: int = 1) -> Path:
+    return folder / "ledger" / f"client-{client:03d}.jsonl"
+
+
+def forge(path: Path, change: Callable[[list[Record]], object]) -> None:
+    """Change records and rebuild a valid chain over them, as a cheat would."""
+    records = [json.loads(line)["record"] for line in path.read_text().splitlines()]
+    change(records)
+    previous = hashlib.sha256(b"privacy-ledger/1").digest()
+    text = ""
+    for record in records:
+        body = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        previous = hashlib.sha256(previous + body.encode()).digest()
+        text += f'{{"hash":"{previous.hex()}","record":{body}}}\n'
+    path.write_text(text)
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_metrics(folder: Path, number: int, **values: object) -> None:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[number] |= values
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_clean_private_run_has_no_findings_and_its_figures_are_recomputed(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    audit = audit_run(folder)
+    assert audit.findings == ()
+    assert len(audit.accounts) == 4
+    for account, row in zip(audit.accounts, summary["privacy"]["clients"], strict=True):
+        assert account.epsilon == pytest.approx(row["epsilon"], abs=1e-6)
+        assert account.epsilon_check == pytest.approx(row["epsilon"], abs=0.05)
+        assert account.replace_one > account.epsilon
+        assert (account.rounds, account.rounds_refused, account.rounds_left) == (2, 0, 0)
+    assert len(audit.manifest.uploads) == 4 * 2
+    assert len({upload.sha256 for upload in audit.manifest.uploads}) == 8
+    assert not any(item.kind == "unknown" for item in audit.manifest.items)
+    assert json.loads(json.dumps(audit.as_dict(), allow_nan=False))["clean"] is True
+
+
+def test_a_clean_run_without_privacy_has_no_findings_and_claims_nothing(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    small_run(tmp_path / "run", privacy__enabled=False)
+    audit = audit_run(tmp_path / "run")
+    assert audit.findings == ()
+    assert not audit.private
+    assert audit.accounts == ()
+    assert "no differential privacy is claimed" in audit.notes[0]
+    kinds_of = {item.name: item.kind for item in audit.manifest.items}
+    assert kinds_of["model.safetensors"] == "unprotected"
+
+
+def test_drop_outs_and_repeated_attempts_are_no_findings(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    summary = small_run(
+        tmp_path / "run", secagg__dropout=0.15, clients__count=7, train__rounds=4, seed=3
+    )
+    assert summary["secagg"]["dropped"] > 0
+    assert audit_run(tmp_path / "run").findings == ()
+
+
+def test_a_carried_ledger_stays_clean_after_later_runs_and_when_it_is_moved(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    ledger, options = tmp_path / "ledger", {"privacy__epsilon": 2.0, "privacy__lifetime": 4.0}
+    small_run(tmp_path / "first", ledger, **options)
+    small_run(tmp_path / "second", ledger, **options)
+    first = audit_run(tmp_path / "first")
+    assert first.findings == ()
+    assert all(account.total > account.epsilon for account in first.accounts)
+    moved = tmp_path / "moved"
+    ledger.rename(moved)
+    assert kinds(tmp_path / "first") == {Kind.LEDGER_MISSING}
+    assert audit_run(tmp_path / "first", ledgers=moved).findings == ()
+
+
+def test_an_interrupted_run_is_audited_and_its_unsent_charges_are_told(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedmpt.engine.sites.train_privately", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run")
+    audit = audit_run(tmp_path / "run")
+    assert audit.findings == ()
+    assert audit.accounts[0].rounds_unsent == 1
+    assert any("interrupted" in note for note in audit.notes)
+
+
+def _edited_line(folder: Path) -> None:
+    path = ledger_of(folder)
+    cheaper = path.read_text().replace('"noise_multiplier":', '"noise_multiplier":9', 1)
+    assert cheaper != path.read_text()
+    path.write_text(cheaper)
+
+
+def _removed_line(folder: Path) -> None:
+    path = ledger_of(folder)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2] + lines[4:]))
+
+
+def _spliced_foreign_chain(folder: Path) -> None:
+    shutil.copy(ledger_of(folder, 2), ledger_of(folder, 1))
+
+
+def _rebuilt_chain_with_a_round_less(folder: Path) -> None:
+    def drop_a_round(records: list[Record]) -> None:
+        records[4:6] = []
+
+    forge(ledger_of(folder), drop_a_round)
+
+
+def _rebuilt_chain_with_a_charge_without_its_release(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records.pop(3))
+
+
+def _torn_tail(folder: Path) -> None:
+    path = ledger_of(folder)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _tail_cut_at_a_line(folder: Path) -> None:
+    path = ledger_of(folder)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+
+
+def _missing_ledger(folder: Path) -> None:
+    ledger_of(folder).unlink()
+
+
+def _missing_index(folder: Path) -> None:
+    (folder / "ledger.json").unlink()
+
+
+def _wrong_epsilon_in_the_summary(folder: Path) -> None:
+    def claim_less(summary: Any) -> None:
+        summary["privacy"]["clients"][1]["epsilon"] -= 0.01
+
+    edit_json(folder / "summary.json", claim_less)
+
+
+def _wrong_epsilon_in_the_metrics(folder: Path) -> None:
+    edit_metrics(folder, -1, epsilon_max=1.0)
+
+
+def _wrong_epsilon_in_the_closing_record(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[-1].update(epsilon=1.0))
+
+
+def _a_release_of_a_round_that_was_not_charged(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records.append({**records[3], "round": 9}))
+
+
+def _an_update_in_a_sum_that_was_not_charged(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    extra = json.loads(lines[-1]) | {"round": 3}
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
+
+
+def _a_stranger_in_a_sum(folder: Path) -> None:
+    edit_metrics(folder, 1, survivors=[0, 1, 2, 3, 4])
+
+
+def _two_uploads_for_one_charge(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records.insert(4, {**records[3], "sha256": "0" * 64}))
+
+
+def _a_cheap_lifetime(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[0].update(lifetime_epsilon=2.0))
+
+
+def _a_training_loss(folder: Path) -> None:
+    edit_metrics(folder, 1, train_loss=3.2)
+
+
+def _a_stricter_configuration_than_was_charged(folder: Path) -> None:
+    path = folder / "config.toml"
+    path.write_text(path.read_text().replace("epsilon = 8.0", "epsilon = 2.0"))
+
+
+def _a_summary_without_a_client(folder: Path) -> None:
+    edit_json(folder / "summary.json", lambda summary: summary["privacy"]["clients"].pop(1))
+
+
+def _a_summary_of_fewer_rounds(folder: Path) -> None:
+    edit_json(folder / "summary.json", lambda summary: summary.update(rounds=1))
+
+
+PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
+    (_edited_line, Kind.LEDGER_BROKEN),
+    (_removed_line, Kind.LEDGER_BROKEN),
+    (_a_release_of_a_round_that_was_not_charged, Kind.LEDGER_BROKEN),
+    (_spliced_foreign_chain, Kind.LEDGER_REPLACED),
+    (_rebuilt_chain_with_a_round_less, Kind.UPLOAD_WITHOUT_CHARGE),
+    (_rebuilt_chain_with_a_round_less, Kind.LEDGER_TRUNCATED),
+    (_rebuilt_chain_with_a_charge_without_its_release, Kind.UPLOAD_WITHOUT_CHARGE),
+    (_torn_tail, Kind.LEDGER_TRUNCATED),
+    (_tail_cut_at_a_line, Kind.LEDGER_TRUNCATED),
+    (_missing_ledger, Kind.LEDGER_MISSING),
+    (_missing_index, Kind.LEDGER_MISSING),
+    (_wrong_epsilon_in_the_summary, Kind.WRONG_FIGURE),
+    (_wrong_epsilon_in_the_metrics, Kind.WRONG_FIGURE),
+    (_wrong_epsilon_in_the_closing_record, Kind.WRONG_FIGURE),
+    (_an_update_in_a_sum_that_was_not_charged, Kind.UPLOAD_WITHOUT_CHARGE),
+    (_a_stranger_in_a_sum, Kind.UPLOAD_WITHOUT_CHARGE),
+    (_two_uploads_for_one_charge, Kind.SECOND_UPLOAD),
+    (_a_cheap_lifetime, Kind.OVER_BUDGET),
+    (_a_training_loss, Kind.FORBIDDEN_VALUE),
+    (_a_stricter_configuration_than_was_charged, Kind.CONTRADICTION),
+    (_a_summary_without_a_client, Kind.CONTRADICTION),
+    (_a_summary_of_fewer_rounds, Kind.CONTRADICTION),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind"), PLANTED, ids=[f"{plant.__name__[1:]}-{kind}" for plant, kind in PLANTED]
+)
+def test_what_is_planted_is_found(folder: Path, plant: Callable[[Path], None], kind: Kind) -> None:
+    plant(folder)
+    assert kind in kinds(folder)
+
+
+def test_every_kind_of_finding_has_a_plant() -> None:
+    elsewhere = {Kind.ACCOUNTANTS_DISAGREE, Kind.TRANSCRIPT}
+    assert {kind for _, kind in PLANTED} == set(Kind) - elsewhere
+
+
+def test_accountants_that_disagree_are_a_finding(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disagree(*arguments: object, **options: object) -> None:
+        raise AccountingError("PRV reads 9.0, PLD 8.0")
+
+    monkeypatch.setattr("privacy.recompute.cross_checked", disagree)
+    audit = audit_run(folder)
+    assert Kind.ACCOUNTANTS_DISAGREE in {finding.kind for finding in audit.findings}
+    assert json.loads(json.dumps(audit.as_dict(), allow_nan=False))["clients"][0]["epsilon"] is None
+
+
+def test_an_epsilon_for_a_run_without_privacy_is_a_finding(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    small_run(tmp_path / "run", privacy__enabled=False, train__rounds=1)
+
+    def boast(summary: Any) -> None:
+        summary["privacy"]["target_epsilon"] = 8.0
+
+    edit_json(tmp_path / "run" / "summary.json", boast)
+    assert kinds(tmp_path / "run") == {Kind.CONTRADICTION}
+
+
+def test_a_file_nobody_vouches_for_is_told(folder: Path) -> None:
+    (folder / "norms.csv").write_text("1,2,3")
+    assert any("norms.csv" in note for note in audit_run(folder).notes)
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run folder"):
+        audit_run(tmp_path)
+
+
+def test_the_command_prints_one_object_and_its_exit_code_says_whether_there_are_findings(
+    folder: Path,
+) -> None:
+    clean = _audit(folder, "--json")
+    assert clean.returncode == 0, clean.stderr
+    assert json.loads(clean.stdout)["clean"] is True
+    assert "no findings" in clean.stderr
+    _edited_line(folder)
+    dirty = _audit(folder)
+    assert dirty.returncode == 1
+    assert "ledger-broken" in dirty.stdout
+    assert "Traceback" not in dirty.stderr
+
+
+def _audit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from fedmpt.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, "audit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,142 @@
+"""Ledgers that outlive a run: what several runs on the same data add up to, and who is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmpt.errors import BudgetSpent, UsageError
+from privacy import PLDAccountant, read_ledger
+
+SmallRun = Callable[..., dict[str, Any]]
+
+
+def test_two_runs_on_one_ledger_spend_their_composition(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    options = {"privacy__epsilon": 2.0, "privacy__lifetime": 4.0}
+    first = small_run(tmp_path / "first", ledger, **options)
+    second = small_run(tmp_path / "second", ledger, **options)
+    assert first["privacy"]["run"] != second["privacy"]["run"]
+    for before, after in zip(
+        first["privacy"]["clients"], second["privacy"]["clients"], strict=True
+    ):
+        history = read_ledger(ledger / f"client-{after['client']:03d}.jsonl")
+        together = PLDAccountant().epsilon(
+            [*history.events(first["privacy"]["run"]), *history.events(second["privacy"]["run"])],
+            history.terms.delta,
+        )
+        assert after["lifetime_spent"] == pytest.approx(together, abs=1e-6)
+        assert before["lifetime_spent"] == pytest.approx(before["epsilon"], abs=1e-6)
+        assert after["epsilon"] < together < before["epsilon"] + after["epsilon"]
+        assert after["rounds"] == 2
+        assert after["ledger_head"]["count"] == len(history.records)
+
+
+def test_a_run_that_would_overspend_is_refused_before_training_and_the_remedy_fits(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    small_run(tmp_path / "first", ledger, privacy__epsilon=2.0, privacy__lifetime=3.0)
+    with pytest.raises(BudgetSpent, match=r"has spent epsilon 2\.00 of its lifetime 3") as refusal:
+        small_run(tmp_path / "second", ledger, privacy__epsilon=2.5)
+    assert refusal.value.exit_code == 3
+    assert not (tmp_path / "second").exists()
+    records = read_ledger(ledger / "client-000.jsonl").records
+    assert records[-1]["kind"] == "refuse"
+    assert sum(record["kind"] == "charge" for record in records) == 2
+    affordable = float(str(refusal.value).split("at most --dp-epsilon ")[1].split(",")[0])
+    assert affordable >= 1.0
+    summary = small_run(tmp_path / "third", ledger, privacy__epsilon=affordable)
+    assert all(row["lifetime_spent"] <= 3.0 for row in summary["privacy"]["clients"])
+
+
+def test_an_interrupted_round_is_spent_when_the_next_run_asks(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = tmp_path / "ledger"
+    with monkeypatch.context() as patch:
+
+        def power_cut(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("fedmpt.engine.sites.train_privately", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            small_run(tmp_path / "first", ledger, privacy__epsilon=4.0, privacy__lifetime=4.0)
+    spent = [
+        read_ledger(ledger / f"client-{client:03d}.jsonl").spent_epsilon(PLDAccountant())
+        for client in range(4)
+    ]
+    assert sum(epsilon > 0 for epsilon in spent) == 1  # the first client was charged, then it died
+    with pytest.raises(BudgetSpent, match="client-000"):
+        small_run(tmp_path / "second", ledger, privacy__epsilon=4.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"privacy__delta": 1e-6}, "delta"),
+        ({"privacy__lifetime": 50.0}, "lifetime_epsilon"),
+        ({"data__scenes__train_size": 320}, "holding"),
+        ({"seed": 1}, "holding"),
+        ({"privacy__lifetime": 1.0}, "--dp-lifetime 1"),
+    ],
+)
+def test_a_run_on_other_terms_or_other_data_is_refused_with_the_term(
+    small_run: SmallRun,
+    first_run: tuple[Path, Path],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    _, ledger = first_run
+    before = (ledger / "client-000.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=words):
+        small_run(tmp_path / "run", ledger, **({"privacy__epsilon": 2.0} | changes))
+    assert not (tmp_path / "run").exists()
+    assert (ledger / "client-000.jsonl").read_bytes() == before
+
+
+def test_a_changed_declared_size_is_refused(
+    small_run: SmallRun,
+    first_run: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedmpt.engine.sites.public_size", lambda size: size // 10 * 10 - 10)
+    with pytest.raises(UsageError, match="n_pub"):
+        small_run(tmp_path / "run", first_run[1], privacy__epsilon=2.0)
+
+
+def test_a_ledger_that_vanished_is_not_started_anew(
+    small_run: SmallRun, first_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (first_run[1] / "client-002.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"client-002\.jsonl is missing"):
+        small_run(tmp_path / "run", first_run[1], privacy__epsilon=0.5)
+
+
+def test_the_run_folder_says_where_its_ledgers_are(first_run: tuple[Path, Path]) -> None:
+    folder, ledger = first_run
+    index = json.loads((folder / "ledger.json").read_text())
+    assert index["folder"] == str(ledger.resolve())
+    assert index["run"] == json.loads((folder / "summary.json").read_text())["privacy"]["run"]
+    assert not (folder / "ledger").exists()
+
+
+@pytest.fixture
+def first_run(small_run: SmallRun, tmp_path: Path) -> tuple[Path, Path]:
+    """A finished run on a ledger that has room for more: its folder and the ledger's."""
+    small_run(
+        tmp_path / "first",
+        tmp_path / "ledger",
+        privacy__epsilon=2.0,
+        train__rounds=1,
+        privacy__lifetime=5.0,
+    )
+    return tmp_path / "first", tmp_path / "ledger"
