@@ -35,6 +35,9 @@ METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not impo
 )
 
 
+PromptStart = Literal["normal", "phrase"]  # N(0, 0.02), or ending in "a photo of a"
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A branch of the tree."""
 
@@ -99,9 +102,7 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c
-    prompt_start: Literal["normal", "phrase"] = (
-        "phrase"  # N(0, 0.02), or "a photo of a" for the shared tokens
-    )
+    prompt_start: PromptStart = "phrase"  # of the shared tokens
     use_conditions: bool = True  # ablations of the paper's Table 4
     use_adapters: bool = True
     use_transport: bool = True
@@ -121,19 +122,21 @@ class HeadConfig(Section, frozen=True, kw_only=True):
     """How one text feature a class becomes a probability, in the methods that have one."""
 
     scale: PositiveFloat | None = None  # None: the backbone's logit scale
-    offset: Literal["image-mean", "anchor", "none"] = "image-mean"
+    offset: Literal["public", "image-mean", "anchor", "none"] = "public"  # docs/methods.md
 
 
 class CoOpConfig(Section, frozen=True, kw_only=True):
     """CoOp (`coop`, `promptfl`) and the clients of FedAWA."""
 
     tokens: Positive = 16
+    start: PromptStart = "normal"
 
 
 class DualCoOpConfig(Section, frozen=True, kw_only=True):
     """DualCoOp."""
 
     tokens: Positive = 16  # of the positive and of the negative context
+    start: PromptStart = "normal"
     class_specific: bool = False  # a context of each class; unseen classes then have none
 
 
@@ -141,6 +144,8 @@ class PosCoOpConfig(Section, frozen=True, kw_only=True):
     """PositiveCoOp."""
 
     tokens: Positive = 16
+    start: PromptStart = "normal"
+    negative_start: Literal["normal", "text"] = "normal"  # N(0, 1), or CLIP's text features
     positive_offset: bool = False  # the released code's learnt offset of the positive features
 
 
@@ -156,6 +161,7 @@ class TCPConfig(Section, frozen=True, kw_only=True):
     """TCP."""
 
     tokens: Positive = 4
+    start: PromptStart = "normal"
     hidden: Positive | None = None  # of the knowledge net; None: a quarter of the joint width
     block: Positive | None = None  # before which class tokens enter; None: after two thirds
     consistency_weight: Annotated[float, msgspec.Meta(ge=0)] = 8.0

@@ -1,6 +1,6 @@
 """CoOp: one learnt context for all classes; under federated averaging it is PromptFL.
 
-Source: CoOp, arXiv 2109.01134; PromptFL, arXiv 2208.11625.
+Source: CoOp, IJCV 2022; PromptFL is CoOp with federated averaging.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import CoOpConfig
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.prompts import encode_context, fresh_tokens
+from fedmpt.methods.prompts import encode_context, start_tokens
 from fedmpt.methods.text_method import PromptEncoder
 
 
@@ -26,7 +26,9 @@ class CoOpPrompts(PromptEncoder):
 
     def initial(self, random: torch.Generator) -> Parameters:
         """Return a fresh context."""
-        return {"context": fresh_tokens(random, self._settings.tokens, self._backbone.text.width)}
+        settings = self._settings
+        context = start_tokens(self._backbone, random, settings.tokens, settings.start)
+        return {"context": context}
 
     def encode(self, parameters: Parameters) -> Tensor:
         """Return text features ``[C, D]``."""

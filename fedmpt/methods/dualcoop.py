@@ -12,7 +12,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.config import DualCoOpConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.prompts import encode_context, fresh_tokens
+from fedmpt.methods.prompts import encode_context, start_tokens
 from fedmpt.methods.text_method import PromptEncoder
 
 _BLOCKS = ("positive", "negative")
@@ -31,10 +31,16 @@ class DualPrompts(PromptEncoder):
 
     def initial(self, random: torch.Generator) -> Parameters:
         """Return fresh contexts."""
-        shape = (self._settings.tokens, self._backbone.text.width)
-        if self._settings.class_specific:
-            shape = (len(self.classes), *shape)  # type: ignore[assignment]
-        return {name: fresh_tokens(random, *shape) for name in _BLOCKS}
+        settings = self._settings
+        copies = len(self.classes) if settings.class_specific else 1
+        values = {}
+        for name in _BLOCKS:
+            contexts = [
+                start_tokens(self._backbone, random, settings.tokens, settings.start)
+                for _ in range(copies)
+            ]
+            values[name] = torch.stack(contexts) if settings.class_specific else contexts[0]
+        return values
 
     def encode(self, parameters: Parameters) -> Tensor:
         """Return text features ``[2 C, D]``, positives first."""

@@ -26,7 +26,7 @@ from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import PROBABILITY_FLOOR, asymmetric_loss
-from fedmpt.methods.prompts import fresh_tokens, frozen_features, phrase_tokens
+from fedmpt.methods.prompts import fresh_tokens, frozen_features, start_tokens
 from fedmpt.methods.transport import transport_plan
 from fedmpt.seeds import seed_of
 
@@ -118,10 +118,8 @@ class FedMPT(Method):
             shape = (count, settings.condition_tokens, text.width)
             values["condition_tokens"] = fresh_tokens(random, *shape)
         if "class_tokens" in self.prompt_blocks:
-            values["class_tokens"] = (
-                phrase_tokens(self._backbone, random, settings.class_tokens)
-                if settings.prompt_start == "phrase"
-                else fresh_tokens(random, settings.class_tokens, text.width)
+            values["class_tokens"] = start_tokens(
+                self._backbone, random, settings.class_tokens, settings.prompt_start
             )
         if self._adapters:
             rank = settings.adapter_rank or 0

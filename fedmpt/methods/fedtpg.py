@@ -1,6 +1,6 @@
 """FedTPG: a network that writes the context from the names of all classes, and is what clients tune.
 
-Source: FedTPG, arXiv 2310.06123, section 3.
+Source: FedTPG, ICLR 2024.
 """
 
 from __future__ import annotations

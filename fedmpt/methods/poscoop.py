@@ -1,6 +1,6 @@
 """PositiveCoOp: DualCoOp's pair, with a free vector a class in place of the negative prompt.
 
-Source: PositiveCoOp, arXiv 2409.08381, section 3.
+Source: PositiveCoOp, WACV 2025.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
 from fedmpt.config import PosCoOpConfig
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.prompts import encode_context, fresh_tokens
+from fedmpt.methods.prompts import TOKEN_SPREAD, encode_context, frozen_features, start_tokens
 from fedmpt.methods.text_method import PromptEncoder
 
 
@@ -38,10 +38,14 @@ class PositivePrompts(PromptEncoder):
 
     def initial(self, random: torch.Generator) -> Parameters:
         """Return a fresh context and standard normal vectors."""
-        shape = (len(self._tuned), self._backbone.width)
-        values = {"context": fresh_tokens(random, self._settings.tokens, self._backbone.text.width)}
+        settings, shape = self._settings, (len(self._tuned), self._backbone.width)
+        context = start_tokens(self._backbone, random, settings.tokens, settings.start)
+        values = {"context": context}
         values["negative"] = torch.randn(shape, generator=random)
-        if self._settings.positive_offset:
+        if settings.negative_start == "text":
+            features = frozen_features(self._backbone, self._tuned).cpu()
+            values["negative"] = features + TOKEN_SPREAD * values["negative"]
+        if settings.positive_offset:
             values["positive_offset"] = torch.randn(shape, generator=random)
         return values
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import DeepTokens, Suffixes, normalise
+from fedmpt.config import PromptStart
 from fedmpt.methods.base import Parameters
 
 TOKEN_SPREAD: Final = 0.02  # standard deviation of fresh tokens, CLIP's own
@@ -29,11 +30,14 @@ def fresh_tokens(random: torch.Generator, *shape: int) -> Tensor:
     return TOKEN_SPREAD * torch.randn(shape, generator=random)
 
 
-def phrase_tokens(backbone: Backbone, random: torch.Generator, count: int) -> Tensor:
-    """Return ``[count, W]`` tokens that end in the embeddings of "a photo of a", fresh ones before it if longer."""
+def start_tokens(
+    backbone: Backbone, random: torch.Generator, count: int, start: PromptStart
+) -> Tensor:
+    """Return a context ``[count, W]``: fresh tokens, for ``phrase`` with "a photo of a" as its last ones."""
     tokens = fresh_tokens(random, count, backbone.text.width)
-    phrase = backbone.text.words(START_PHRASE).cpu()[-count:]
-    tokens[-len(phrase) :] = phrase
+    if start == "phrase":
+        phrase = backbone.text.words(START_PHRASE).cpu()[-count:]
+        tokens[-len(phrase) :] = phrase
     return tokens
 
 

@@ -35,7 +35,7 @@ def _single(make: MakeEncoder) -> Build:
     """Return the builder of a method with one text feature a class."""
 
     def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
-        head = SinglePromptHead.of(backbone, config.head)
+        head = SinglePromptHead.of(backbone, classes, config.head)
         return TextMethod(config.name, backbone, make(backbone, classes, config), head, config.loss)
 
     return build

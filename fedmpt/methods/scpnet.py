@@ -19,7 +19,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
 from fedmpt.config import SCPNetConfig
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.prompts import encode_context, frozen_features, phrase_tokens
+from fedmpt.methods.prompts import encode_context, frozen_features, start_tokens
 from fedmpt.methods.text_method import PromptEncoder
 
 _SLOPE: Final = 0.2  # of the leaky rectifier
@@ -50,7 +50,7 @@ class GraphPrompts(PromptEncoder):
     def initial(self, random: torch.Generator) -> Parameters:
         """Return "a photo of a" (or its end) and layers drawn uniformly within 1 / sqrt(fan-out)."""
         D = self._backbone.width
-        values = {"context": phrase_tokens(self._backbone, random, self._settings.tokens)}
+        values = {"context": start_tokens(self._backbone, random, self._settings.tokens, "phrase")}
         widths = (D, 2 * D, 2 * D, D)
         for layer in range(1, 4):
             shape, bound = widths[layer - 1 : layer + 1], 1 / math.sqrt(widths[layer])

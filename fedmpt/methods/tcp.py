@@ -1,6 +1,6 @@
 """TCP: tokens made from CLIP's own knowledge of each class enter late in the text tower.
 
-Source: TCP, arXiv 2311.18231, section 3.
+Source: TCP, CVPR 2024.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fedmpt.methods.base import Parameters
 from fedmpt.methods.prompts import (
     encode_context,
     fresh_linear,
-    fresh_tokens,
     frozen_features,
     linear,
+    start_tokens,
 )
 from fedmpt.methods.text_method import PromptEncoder
 
@@ -51,7 +51,7 @@ class KnowledgePrompts(PromptEncoder):
         tokens, D, W = self._settings.tokens, self._backbone.width, self._backbone.text.width
         hidden = self._settings.hidden or max(1, D // 4)
         return {
-            "context": fresh_tokens(random, tokens, W),
+            "context": start_tokens(self._backbone, random, tokens, self._settings.start),
             **fresh_linear(random, "down", D, hidden),
             **fresh_linear(random, "up", hidden, tokens * W),
         }

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.config import METHOD_NAMES, FedMPTConfig, MethodConfig, load_config
+from fedmpt.config import METHOD_NAMES, FedMPTConfig, HeadConfig, MethodConfig, load_config
 from fedmpt.data.features import FeatureBank
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
@@ -54,7 +54,7 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
 
 def _config(name: str) -> MethodConfig:
     own = FedMPTConfig(conditions=("shape", "action"), adapter_rank=3, gate_rank=2)
-    return MethodConfig(name=name, fedmpt=own)
+    return MethodConfig(name=name, fedmpt=own, head=HeadConfig(offset="image-mean"))
 
 
 def _method(backbone: Backbone, name: str, classes: tuple[str, ...] = CLASSES) -> Method:
@@ -104,6 +104,7 @@ def vit_b16() -> Backbone:
         logit_scale=100.0,
         device=CPU,
         encode_sentences=lambda sentences: torch.ones(len(sentences), 512) / math.sqrt(512),
+        encode_images=lambda images: (torch.ones(len(images), 196, 512) / math.sqrt(512), None),
     )
     return cast(Backbone, stub)
 
@@ -179,9 +180,7 @@ def test_tuned_parameters_serve_other_classes(backbone: Backbone, name: str) -> 
     assert other.classes == UNSEEN
     assert other.name == name
     parameters = _moved(method)
-    scores = other.score(
-        parameters, other.encode_text(parameters), _patches(method, backbone, 2)
-    )
+    scores = other.score(parameters, other.encode_text(parameters), _patches(method, backbone, 2))
     assert scores.shape == (2, len(UNSEEN))
 
 
@@ -284,6 +283,21 @@ def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
     assert error <= 1e-3 * np.abs(expected).max() + 1e-6
 
 
+def test_the_public_offset_is_no_function_of_the_scored_image_or_class_set(
+    backbone: Backbone,
+) -> None:
+    config = msgspec.structs.replace(_config("coop"), head=HeadConfig(offset="public"))
+    method = build_method(backbone, CLASSES, config)
+    parameters, patches = _moved(method), _patches(method, backbone, 3)
+    few = method.for_classes(CLASSES[:2])
+    scores = method.score(parameters, method.encode_text(parameters), patches)
+    assert torch.allclose(
+        few.score(parameters, few.encode_text(parameters), patches), scores[:, :2], atol=1e-6
+    )
+    again = build_method(backbone, CLASSES, config)
+    assert torch.equal(again.score(parameters, again.encode_text(parameters), patches), scores)
+
+
 def test_free_negative_vectors_of_unseen_classes_are_the_mean_of_the_tuned_ones(
     backbone: Backbone,
 ) -> None:
@@ -295,6 +309,13 @@ def test_free_negative_vectors_of_unseen_classes_are_the_mean_of_the_tuned_ones(
     mean = torch.nn.functional.normalize(parameters["negative"].mean(0), dim=-1)
     assert torch.allclose(negatives[0], rows[1], atol=1e-6)
     assert torch.allclose(negatives[1], mean, atol=1e-6)
+
+
+def test_a_start_without_gradient_is_refused_under_privacy(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    with pytest.raises(UsageError, match="negative_start=text"):
+        run("poscoop", method__poscoop__negative_start="normal")
 
 
 class _Silent:
@@ -317,6 +338,9 @@ def run(
             options={
                 "backbone.name": f"local-dir:{deep_checkpoint}",
                 "method.name": name,
+                # Towers with random weights saturate scores at the usual starts.
+                "method.poscoop.negative_start": "text",
+                "method.head.offset": "image-mean",
                 "data.scenes.train_size": 120,
                 "data.scenes.test_size": 30,
                 "data.scenes.resolution": 32,
