@@ -22,6 +22,22 @@ Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
+METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not import it
+    "fedmpt",
+    "dualcoop",
+    "poscoop",
+    "scpnet",
+    "tcp",
+    "fedtpg",
+    "coop",
+    "promptfl",
+    "zero-shot",
+)
+
+
+PromptStart = Literal["normal", "phrase"]  # N(0, 0.02), or ending in "a photo of a"
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A branch of the tree."""
 
@@ -86,13 +102,76 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05  # c
-    prompt_start: Literal["normal", "phrase"] = (
-        "phrase"  # N(0, 0.02), or "a photo of a" for the shared tokens
-    )
+    prompt_start: PromptStart = "phrase"  # of the shared tokens
     use_conditions: bool = True  # ablations of the paper's Table 4
     use_adapters: bool = True
     use_transport: bool = True
     use_gate: bool = True
+
+
+class LossConfig(Section, frozen=True, kw_only=True):
+    """The asymmetric loss of the methods that FedMPT is compared with."""
+
+    gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
+    weight: PositiveFloat = 0.02  # their logits are 100 times a cosine
+
+
+class HeadConfig(Section, frozen=True, kw_only=True):
+    """How one text feature a class becomes a probability, in the methods that have one."""
+
+    scale: PositiveFloat | None = None  # None: the backbone's logit scale
+    offset: Literal["public", "image-mean", "anchor", "none"] = "public"  # docs/methods.md
+
+
+class CoOpConfig(Section, frozen=True, kw_only=True):
+    """CoOp (`coop`, `promptfl`) and the clients of FedAWA."""
+
+    tokens: Positive = 16
+    start: PromptStart = "normal"
+
+
+class DualCoOpConfig(Section, frozen=True, kw_only=True):
+    """DualCoOp."""
+
+    tokens: Positive = 16  # of the positive and of the negative context
+    start: PromptStart = "normal"
+    class_specific: bool = False  # a context of each class; unseen classes then have none
+
+
+class PosCoOpConfig(Section, frozen=True, kw_only=True):
+    """PositiveCoOp."""
+
+    tokens: Positive = 16
+    start: PromptStart = "normal"
+    negative_start: Literal["normal", "text"] = "normal"  # N(0, 1), or CLIP's text features
+    positive_offset: bool = False  # the released code's learnt offset of the positive features
+
+
+class SCPNetConfig(Section, frozen=True, kw_only=True):
+    """SCPNet."""
+
+    tokens: Positive = 4
+    neighbours: Positive | None = None  # kept a class; None: VOC 20, COCO 62, NUS 50, else 0.75 C
+    neighbour_share: Fraction = 0.2  # of a row of the propagation matrix; the rest is the class's
+
+
+class TCPConfig(Section, frozen=True, kw_only=True):
+    """TCP."""
+
+    tokens: Positive = 4
+    start: PromptStart = "normal"
+    hidden: Positive | None = None  # of the knowledge net; None: a quarter of the joint width
+    block: Positive | None = None  # before which class tokens enter; None: after two thirds
+    consistency_weight: Annotated[float, msgspec.Meta(ge=0)] = 8.0
+
+
+class FedTPGConfig(Section, frozen=True, kw_only=True):
+    """FedTPG."""
+
+    tokens: Positive = 4
+    heads: Positive = 4
 
 
 class MethodConfig(Section, frozen=True, kw_only=True):
@@ -100,18 +179,28 @@ class MethodConfig(Section, frozen=True, kw_only=True):
 
     name: str = "fedmpt"
     fedmpt: FedMPTConfig = FedMPTConfig()
+    loss: LossConfig = LossConfig()
+    head: HeadConfig = HeadConfig()
+    coop: CoOpConfig = CoOpConfig()
+    dualcoop: DualCoOpConfig = DualCoOpConfig()
+    poscoop: PosCoOpConfig = PosCoOpConfig()
+    scpnet: SCPNetConfig = SCPNetConfig()
+    tcp: TCPConfig = TCPConfig()
+    fedtpg: FedTPGConfig = FedTPGConfig()
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):
-    """The federated loop and the local optimiser. None: by rule, different with and without privacy."""
+    """The federated loop and the local optimiser. None: by preset, else by rule with and without privacy."""
 
+    preset: Literal["paper", "native"] | None = None  # see docs/methods.md
     rounds: Positive | None = None
     local_epochs: Positive = 1
     batch_size: Positive | None = None
     lr: PositiveFloat | None = None  # maximum of the cosine schedule over rounds
-    optimizer: Literal["sgd", "adam"] | None = None
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None  # of SGD
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    lr_multipliers: dict[str, PositiveFloat] = {}  # blocks whose learning rate is not `lr`
     weighting: Literal["uniform", "size"] = "uniform"  # Eq. 13, or Eq. 4 of the paper
 
 

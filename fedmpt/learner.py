@@ -9,9 +9,8 @@ Dimensions: ``b`` examples of a chunk, ``M`` patches, ``D`` width, ``C`` classes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,8 +26,6 @@ from privacy import DPPlan, DPSpace, NoiseSource, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
 from privacy.jacobian import TEXT_BLOCK, PromptSpace, Space, TextSpace
 from privacy.sketch import Sketch, SketchSpace
-
-EXAMPLES_PER_CHUNK: Final = 64  # bounds the memory of per-example gradients, whatever the batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +56,10 @@ class LocalSettings:
     """The local optimiser.
 
     Attributes:
-        optimizer: ``sgd`` or ``adam``.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
         momentum: of SGD.
         weight_decay: L2 penalty, data-free.
+        lr_multipliers: block -> factor of its learning rate, where that is not 1.
         batch_size: images of a step; under DP the public expected number.
         epochs: passes over the data in a round, without DP (under DP the plan fixes the steps).
     """
@@ -71,6 +69,7 @@ class LocalSettings:
     weight_decay: float
     batch_size: int
     epochs: int
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -106,12 +105,14 @@ def train(
     loss_sum, seen = 0.0, 0
     for positions in _epochs(len(data), settings, order):
         patches, labels = data.take(positions, device)
-        scores = method.score(parameters, method.encode_text(parameters), patches)
-        loss = method.loss(scores, labels).sum()
+        text = method.encode_text(parameters)
+        loss = method.example_losses(parameters, text, patches, labels).sum()
+        loss_sum += float(loss.detach())
+        if method.has_penalty:
+            loss = loss + method.penalty(parameters, text)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        loss_sum += float(loss.detach())
         seen += len(positions)
     delta = spec.flatten(parameters) - state.vector
     return Update(delta=delta, weight=weight, loss_sum=loss_sum, examples=seen)
@@ -176,7 +177,7 @@ def train_privately(
     for _ in range(plan.steps_per_round):
         text = space.encode(prompts)
         head = {name: value.detach() for name, value in others.items()} | {TEXT_BLOCK: text}
-        chunks = _chunks(sampler.draw(len(data)))
+        chunks = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
         for index, positions in enumerate(chunks):
             rows = per_example_gradients(method, head, *data.take(positions, device))
             rows |= space.rows(rows.pop(TEXT_BLOCK))
@@ -187,6 +188,8 @@ def train_privately(
         released |= space.to_prompt_gradient(released)
         for name, value in parameters.items():
             value.grad = released[name] * plan.expected_batch_size
+        if method.has_penalty:  # it touches no data and needs no noise; .grad accumulates
+            method.penalty(parameters, method.encode_text(parameters)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     gradient.finish()
     return Update(delta=spec.flatten(parameters) - state.vector, weight=weight)
@@ -221,7 +224,7 @@ def predict(method: Method, parameters: Parameters, bank: FeatureBank) -> NDArra
         text = method.encode_text(parameters)
         scores = [
             method.score(parameters, text, torch.from_numpy(bank.patches(rows)).to(text.device))
-            for rows in _chunks(np.arange(len(bank)))
+            for rows in _chunks(np.arange(len(bank)), method.examples_per_chunk)
         ]
         result: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
     return result
@@ -236,8 +239,9 @@ def per_example_gradients(
 
     def loss_of_one(values: Parameters, image: Tensor, label: Tensor) -> Tensor:
         others = {name: value for name, value in values.items() if name != TEXT_BLOCK}
-        scores = method.score(others, values[TEXT_BLOCK], image.unsqueeze(0))
-        return method.loss(scores, label.unsqueeze(0)).squeeze(0)
+        text = values[TEXT_BLOCK]
+        losses = method.example_losses(others, text, image.unsqueeze(0), label.unsqueeze(0))
+        return losses.squeeze(0)
 
     gradients = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0, 0))(
         head, patches, labels
@@ -252,12 +256,16 @@ def _leaves(spec: ParameterSpec, state: GlobalState, device: torch.device) -> Pa
 
 
 def _optimizer(parameters: Parameters, settings: LocalSettings, lr: float) -> torch.optim.Optimizer:
-    values = list(parameters.values())
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(values, lr=lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        values, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    groups = [
+        {"params": [value], "lr": lr * settings.lr_multipliers.get(name, 1.0)}
+        for name, value in parameters.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, weight_decay=settings.weight_decay)
 
 
 def _epochs(
@@ -270,7 +278,7 @@ def _epochs(
             yield shuffled[start : start + settings.batch_size]
 
 
-def _chunks(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Split positions into chunks of bounded size; an empty array is one empty chunk."""
-    count = max(1, math.ceil(len(positions) / EXAMPLES_PER_CHUNK))
+def _chunks(positions: NDArray[np.int64], largest: int) -> list[NDArray[np.int64]]:
+    """Split positions into chunks of at most ``largest``; an empty array is one empty chunk."""
+    count = max(1, math.ceil(len(positions) / largest))
     return np.array_split(positions, count)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fedmpt.config import load_config
+from fedmpt.config import METHOD_NAMES, load_config
 
 _OPTIONS: dict[str, str] = {  # option -> configuration key
     "seed": "seed",
@@ -23,6 +23,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "heterogeneity": "clients.heterogeneity",
     "partition": "clients.partition",
     "participation": "clients.participation",
+    "preset": "train.preset",
     "rounds": "train.rounds",
     "local_epochs": "train.local_epochs",
     "batch_size": "train.batch_size",
@@ -38,7 +39,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 
 
 @click.command("train")
-@click.option("--method", help="Method of prompt tuning.  [default: fedmpt]")
+@click.option("--method", help=f"One of {', '.join(METHOD_NAMES)}.  [default: fedmpt]")
 @click.option("--data", help="Data set.  [default: scenes, made on the spot]")
 @click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")
 @click.option(
@@ -60,6 +61,11 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     help="Who holds what.",
 )
 @click.option("--participation", type=float, help="Share of the clients in a round.  [default: 1]")
+@click.option(
+    "--preset",
+    type=click.Choice(["paper", "native"]),
+    help="Training settings: the paper's one loop, or each method's own optimiser.",
+)
 @click.option("--rounds", type=int, help="Rounds of the federation.")
 @click.option(
     "--local-epochs", type=int, help="Passes over a client's images in a round.  [default: 1]"

@@ -10,7 +10,7 @@ Dimensions: ``N`` prefixes, ``C`` classes, ``P`` prefix tokens, ``S`` suffix tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedmpt.clip.blocks import finish, join_heads, project
 from fedmpt.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -35,6 +36,36 @@ class Suffixes:
 
     embeddings: Tensor
     end: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepTokens:
+    """Learnt tokens that enter a prefix behind its start token, before one block of the tower.
+
+    Attributes:
+        tokens: float32 ``[k, W]``, or ``[C, k, W]`` for tokens of each class. From the first block with tokens of each
+            class on, nothing is shared over classes any more.
+        extra: whether they are additional and gone after that block; otherwise they take the place of the k tokens
+            behind the start token and stay.
+    """
+
+    tokens: Tensor
+    extra: bool = False
+
+    def enter(self, head: Tensor) -> Tensor:
+        """Put the tokens into ``[G, 1 or C, P, W]``."""
+        tokens = self.tokens if self.tokens.dim() == 3 else self.tokens.unsqueeze(0)
+        classes = max(head.shape[1], tokens.shape[0])
+        head = head.expand(-1, classes, -1, -1)
+        tokens = tokens.expand(len(head), classes, -1, -1)  # [G, 1 or C, k, W]
+        behind = 1 if self.extra else 1 + tokens.shape[-2]
+        return torch.cat([head[..., :1, :], tokens, head[..., behind:, :]], dim=-2)
+
+    def leave(self, head: Tensor) -> Tensor:
+        """Take additional tokens out again."""
+        if not self.extra:
+            return head
+        return torch.cat([head[..., :1, :], head[..., 1 + self.tokens.shape[-2] :, :]], dim=-2)
 
 
 class TextTower:
@@ -89,6 +120,11 @@ class TextTower:
         return int(self._embedding.shape[1])
 
     @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks)
+
+    @property
     def context_length(self) -> int:
         """Longest sentence in tokens, start and end token included."""
         return int(self._positions.shape[0])
@@ -111,12 +147,19 @@ class TextTower:
         ids = ids[:, 1 : int(end.max()) + 2].to(self.device)
         return Suffixes(embeddings=self._embedding[ids], end=end.to(self.device))
 
-    def encode(self, prefixes: Sequence[Tensor], suffixes: Suffixes) -> Tensor:
+    def encode(
+        self,
+        prefixes: Sequence[Tensor],
+        suffixes: Suffixes,
+        deep: Mapping[int, DeepTokens] | None = None,
+    ) -> Tensor:
         """Encode every prefix with every suffix.
 
         Args:
-            prefixes: N tensors float32 ``[P_n, W]``, start token included, without positions. Lengths may differ.
+            prefixes: N tensors float32 ``[P_n, W]``, or ``[C, P_n, W]`` where each class has its own; start token
+                included, without positions. Lengths may differ.
             suffixes: the ends, from `suffixes`.
+            deep: learnt tokens that enter before later blocks, by index of the block.
 
         Returns:
             float32 ``[N, C, D]``, not normalised.
@@ -124,39 +167,47 @@ class TextTower:
         Raises:
             UsageError: a sentence is longer than the tower's context.
         """
-        longest = max(len(prefix) for prefix in prefixes) + suffixes.embeddings.shape[1]
+        longest = max(prefix.shape[-2] for prefix in prefixes) + suffixes.embeddings.shape[1]
         if longest > self.context_length:
             raise UsageError(
                 f"a prompt of {longest} tokens: this text tower takes {self.context_length}; use fewer learnt tokens "
                 "or shorter class names"
             )
         features: list[Tensor | None] = [None] * len(prefixes)
-        for length in sorted({len(prefix) for prefix in prefixes}):
-            members = [index for index, prefix in enumerate(prefixes) if len(prefix) == length]
+        for shape in sorted({prefix.shape for prefix in prefixes}):
+            members = [index for index, prefix in enumerate(prefixes) if prefix.shape == shape]
             encoded = self._encode_group(
-                torch.stack([prefixes[index] for index in members]), suffixes
+                torch.stack([prefixes[index] for index in members]), suffixes, deep or {}
             )
             for row, index in enumerate(members):
                 features[index] = encoded[row]
         return torch.stack([feature for feature in features if feature is not None])
 
-    def _encode_group(self, prefixes: Tensor, suffixes: Suffixes) -> Tensor:
-        """Encode prefixes of one length: ``[G, P, W]`` -> ``[G, C, D]``."""
-        groups, prefix_length, width = prefixes.shape
+    def _encode_group(
+        self, prefixes: Tensor, suffixes: Suffixes, deep: Mapping[int, DeepTokens]
+    ) -> Tensor:
+        """Encode prefixes of one shape: ``[G, P, W]`` or ``[G, C, P, W]`` -> ``[G, C, D]``."""
+        groups, prefix_length, width = prefixes.shape[0], prefixes.shape[-2], prefixes.shape[-1]
         count, suffix_length, _ = suffixes.embeddings.shape
         positions = self._positions
-        head = prefixes + positions[:prefix_length]  # [G, P, W]
+        head = prefixes + positions[:prefix_length]
+        if head.dim() == 3:
+            head = head.unsqueeze(1)  # [G, 1 or C, P, W]: 1 as long as all classes share it
         tail = suffixes.embeddings + positions[prefix_length : prefix_length + suffix_length]
         tail = tail.expand(groups, count, suffix_length, width)  # [G, C, S, W]
-        head_mask = _causal(prefix_length, head.device)
         tail_mask = _causal(suffix_length, head.device)
         last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
-            heads = block.attn.num_heads
-            query, key, value = _project(block, head, heads)  # each [G, H, P, E]
+            learnt = deep.get(index)
+            if learnt is not None:
+                head = learnt.enter(head)
+            query, key, value = project(block, head)  # each [G, 1 or C, H, P, E]
             if index < last:  # nobody reads the prefix's own output of the last block
-                weights = (query @ key.transpose(-1, -2) + head_mask).softmax(-1)  # [G, H, P, P]
-                head = _finish(block, head, (weights @ value).transpose(-2, -3).flatten(-2))
+                mask = _causal(head.shape[-2], head.device)
+                weights = (query @ key.mT + mask).softmax(-1)  # [G, 1 or C, H, P, P]
+                head = finish(block, head, join_heads(weights @ value))
+                if learnt is not None:
+                    head = learnt.leave(head)
             tail = self._tail_block(block, tail, key, value, tail_mask)
         ends = suffixes.end.view(1, count, 1, 1).expand(groups, count, 1, width)
         pooled = self._ln_final(tail.gather(2, ends).squeeze(2))  # [G, C, W]
@@ -168,20 +219,18 @@ class TextTower:
     def _tail_block(block: Any, tail: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Run one block on the suffixes, against the prefix's keys and values: ``[G, C, S, W]`` -> the same."""
         prefix_length = key.shape[-2]
-        query, own_key, own_value = _project(
-            block, tail, block.attn.num_heads
-        )  # each [G, C, H, S, E]
+        query, own_key, own_value = project(block, tail)  # each [G, C, H, S, E]
         scores = torch.cat(
             [
-                query @ key.unsqueeze(1).transpose(-1, -2),  # [G, C, H, S, P]
-                query @ own_key.transpose(-1, -2) + mask,  # [G, C, H, S, S]
+                query @ key.mT,  # [G, C, H, S, P]
+                query @ own_key.mT + mask,  # [G, C, H, S, S]
             ],
             dim=-1,
         )
         weights = scores.softmax(-1)
-        mixed = weights[..., :prefix_length] @ value.unsqueeze(1)
+        mixed = weights[..., :prefix_length] @ value
         mixed = mixed + weights[..., prefix_length:] @ own_value  # [G, C, H, S, E]
-        return _finish(block, tail, mixed.transpose(-2, -3).flatten(-2))
+        return finish(block, tail, join_heads(mixed))
 
 
 def normalise(features: Tensor) -> Tensor:
@@ -192,20 +241,3 @@ def normalise(features: Tensor) -> Tensor:
 def _causal(length: int, device: torch.device) -> Tensor:
     """Additive causal mask ``[length, length]``."""
     return torch.full((length, length), float("-inf"), device=device).triu(1)
-
-
-def _project(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries (scaled), keys and values of a block: ``[..., L, W]`` -> three ``[..., H, L, E]``."""
-    packed = functional.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    query, key, value = (
-        part.reshape(*part.shape[:-1], heads, -1).transpose(-2, -3)
-        for part in packed.chunk(3, dim=-1)
-    )
-    return query * query.shape[-1] ** -0.5, key, value
-
-
-def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """Apply what follows attention in a block: output projection, residuals and feed-forward."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return x

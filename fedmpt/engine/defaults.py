@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from fedmpt.config import Config
+from fedmpt.engine.presets import preset
 from fedmpt.methods.fedmpt import CONDITIONS, DEFAULT_CONDITIONS
 
 T = TypeVar("T")
@@ -49,13 +50,16 @@ PRIVATE: Final = Rule(
     adapter_down="text",
     gate_rank=2,
 )
+MOMENTUM: Final = 0.9
+WEIGHT_DECAY: Final = 0.0
 CLIP: Final = 1.0  # the unit of clipped gradients; block weights decide what it means
 
 
 def resolve(config: Config, *, data_name: str) -> Config:
-    """Return ``config`` with every rule applied; what was given stays as it is."""
+    """Return ``config`` with the preset and then every rule applied; what was given stays as it is."""
     rule = PRIVATE if config.privacy.enabled else OPEN
-    method, train, privacy = config.method.fedmpt, config.train, config.privacy
+    method, privacy = config.method.fedmpt, config.privacy
+    train = preset(config.train, method=config.method.name, data_name=data_name)
     conditions = _given(method.conditions, CONDITIONS.get(data_name, DEFAULT_CONDITIONS))
     replace = msgspec.structs.replace
     return replace(
@@ -76,6 +80,8 @@ def resolve(config: Config, *, data_name: str) -> Config:
             batch_size=_given(train.batch_size, rule.batch_size),
             lr=_given(train.lr, rule.lr),
             optimizer=_given(train.optimizer, rule.optimizer),
+            momentum=_given(train.momentum, MOMENTUM),
+            weight_decay=_given(train.weight_decay, WEIGHT_DECAY),
         ),
         privacy=replace(privacy, clip=_given(privacy.clip, CLIP)),
     )

@@ -89,7 +89,12 @@ class Federation:
     def local(self) -> LocalSettings:
         """The local optimiser."""
         train = self.config.train
-        if train.optimizer is None or train.batch_size is None:
+        if (
+            train.optimizer is None
+            or train.batch_size is None
+            or train.momentum is None
+            or train.weight_decay is None
+        ):
             raise UsageError("training settings must be resolved")
         return LocalSettings(
             optimizer=train.optimizer,
@@ -97,6 +102,7 @@ class Federation:
             weight_decay=train.weight_decay,
             batch_size=train.batch_size,
             epochs=train.local_epochs,
+            lr_multipliers=train.lr_multipliers,
         )
 
     def client_data(self, client: ClientId) -> ClientData:
@@ -126,7 +132,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     clients = config.clients.count or clients_for(
         config.clients.heterogeneity, len(dataset.classes)
     )
-    schedule = _schedule(config, clients)
+    initial = method.initial_parameters(config.seed)
+    schedule = _schedule(config, clients) if initial else ()  # nothing to tune, no rounds
     train_bank = _bank(backbone, dataset.train, "training features", progress)
     test_bank = _bank(backbone, dataset.test, "test features", progress)
     parts = partition(
@@ -141,7 +148,6 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     masked = mask_labels(
         dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
     )
-    initial = method.initial_parameters(config.seed)
     config, space_reason = choose_space(config, method, initial)
     return Federation(
         config=config,

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fedmpt.errors import UsageError
 from fedmpt.learner import make_space, per_example_gradients
 from fedmpt.methods.base import Method, Parameters
 from privacy import DPSpace
@@ -46,6 +47,9 @@ def typical_norms(
 
     Returns:
         Block name -> norm, > 0.
+
+    Raises:
+        UsageError: no block has a gradient.
     """
     random = torch.Generator().manual_seed(0)
     moved = {
@@ -67,6 +71,11 @@ def typical_norms(
     rows |= where.rows(rows.pop(TEXT_BLOCK))
     norms = {name: float(value.flatten(1).norm(dim=1).median()) for name, value in rows.items()}
     largest = max(norms.values())
+    if not largest > 0:
+        raise UsageError(
+            f"method {method.name} has no gradient at its start: its scores are saturated, so nothing would be learnt; "
+            "change how it starts (for poscoop: --set method.poscoop.negative_start=text)"
+        )
     return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}
 
 

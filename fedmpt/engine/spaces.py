@@ -32,7 +32,7 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
     Raises:
         UsageError: ``sketch`` with an optimiser that is not linear in the gradient.
     """
-    if not config.privacy.enabled:
+    if not config.privacy.enabled or not parameters:
         return config, ""
     space, reason = config.privacy.space, "as asked for"
     linear = config.train.optimizer == "sgd"

@@ -58,6 +58,8 @@ def train(
         )
     federation = prepare(config, progress=listener)
     config = federation.config
+    if not federation.schedule:  # nothing to tune
+        return _finish(_frozen(federation, folder, listener), [], name=None, started=started)
     private = config.privacy.enabled
     accountant = PLDAccountant()  # one for all: equal mechanisms are computed once
     plans = (
@@ -92,35 +94,43 @@ def train(
         store.write_json("partition.json", _partition_record(federation))
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned))
-        run = _Run(federation, aggregation, envelope, sites, store, listener)
-        run.execute()
+        run = _Run(federation, store, listener)
+        run.execute(aggregation, envelope, sites)
         accounts = [account for site in sites if (account := site.close()) is not None]
-    tensors = federation.spec.unflatten(run.state.vector)
-    store.write_bytes(
-        "model.safetensors", save(tensors, metadata={"method": federation.method.name})
-    )
+    return _finish(run, accounts, name=ledgers.run if private else None, started=started)
+
+
+def _frozen(federation: Federation, folder: Path | None, listener: Listener) -> _Run:
+    """Evaluate a method that has nothing to tune: round 0 is all there is, and no privacy is spent."""
+    store = RunStore(folder or _default_folder(federation))
+    store.write_text("config.toml", to_toml(federation.config))
+    run = _Run(federation, store, listener)
+    run.evaluate_frozen()
+    return run
+
+
+def _finish(
+    run: _Run, accounts: list[dict[str, object]], *, name: str | None, started: float
+) -> dict[str, Any]:
+    """Keep the tuned parameters and the summary, and return the summary.
+
+    Args:
+        run: the finished loop.
+        accounts: every client's privacy account.
+        name: of the run on the clients' ledgers; None without privacy.
+        started: when the run began.
+    """
     summary = run.summary(accounts, seconds=time.perf_counter() - started)
-    summary["privacy"]["run"] = ledgers.run if private else None
-    store.write_json("summary.json", summary)
+    summary["privacy"]["run"] = name
+    run.keep_result(summary)
     return summary
 
 
 class _Run:
     """The loop over rounds and what it gathers."""
 
-    def __init__(
-        self,
-        federation: Federation,
-        aggregation: Aggregation,
-        envelope: Envelope,
-        sites: list[Site],
-        store: RunStore,
-        listener: Listener,
-    ) -> None:
+    def __init__(self, federation: Federation, store: RunStore, listener: Listener) -> None:
         self._federation = federation
-        self._aggregation = aggregation
-        self._envelope = envelope
-        self._sites = sites
         self._store = store
         self._listener = listener
         self._config = federation.config
@@ -129,11 +139,22 @@ class _Run:
         self._zero_shot_global: Metrics | None = None
         self.state = GlobalState(round=0, vector=federation.spec.flatten(federation.initial))
 
-    def execute(self) -> None:
+    def execute(self, aggregation: Aggregation, envelope: Envelope, sites: list[Site]) -> None:
         """Evaluate the frozen CLIP as round 0, then do every round of the schedule."""
-        self._record_zero_shot()
+        self._aggregation = aggregation
+        self._envelope = envelope
+        self._sites = sites
+        self.evaluate_frozen()
         for number, cohort in enumerate(self._federation.schedule, start=1):
             self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
+
+    def keep_result(self, summary: dict[str, Any]) -> None:
+        """Write the tuned parameters, if there are any, and the summary."""
+        tensors = self._federation.spec.unflatten(self.state.vector)
+        if tensors:
+            metadata = {"method": self._federation.method.name}
+            self._store.write_bytes("model.safetensors", save(tensors, metadata=metadata))
+        self._store.write_json("summary.json", summary)
 
     def _round(self, plan: RoundPlan) -> None:
         before = dict(self._phase)
@@ -213,7 +234,8 @@ class _Run:
         self._phase["evaluate"] += time.perf_counter() - started
         return metrics
 
-    def _record_zero_shot(self) -> None:
+    def evaluate_frozen(self) -> None:
+        """Record the frozen CLIP as round 0."""
         started = time.perf_counter()
         federation = self._federation
         labels = federation.test_labels

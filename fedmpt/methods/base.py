@@ -9,7 +9,7 @@ Dimensions: ``B`` images, ``M`` patches, ``C`` classes, ``D`` width, ``P`` text 
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -19,34 +19,63 @@ Parameters: TypeAlias = dict[str, Tensor]
 class Method(Protocol):
     """One method of multi-label prompt tuning, for one backbone and one list of classes.
 
-    Guarantees that implementations give: `score` and `loss` treat every example alone; both are pure and may be mapped
-    by ``torch.func.vmap``; permuting patches leaves scores as they are.
+    Guarantees that implementations give: `score`, `loss` and `example_losses` treat every example alone; they are pure
+    and may be mapped by ``torch.func.vmap``; permuting patches leaves scores as they are, unless the method looks at
+    pixels.
 
     Attributes:
         name: as given to ``--method``.
         classes: the scored classes, in label order.
         prompt_blocks: names of the parameters that only `encode_text` reads; the others are read by `score`.
+        local_blocks: names of the parameters that are each client's own: never sent, kept over rounds.
+        inputs: what a row of patches is: ``features`` of the frozen image tower, computed once, or its ``pixels``, for
+            methods that change the image tower.
+        examples_per_chunk: examples whose gradients are held at a time under privacy.
+        has_penalty: whether the loss has a term that no example touches.
+        aggregation: how clients' updates become the next global state.
     """
 
     name: str
     classes: tuple[str, ...]
     prompt_blocks: tuple[str, ...]
+    local_blocks: tuple[str, ...] = ()
+    inputs: Literal["features", "pixels"] = "features"
+    examples_per_chunk: int = 64
+    has_penalty: bool = False
+    aggregation: Literal["fedavg", "fedawa"] = "fedavg"
 
     def initial_parameters(self, seed: int) -> Parameters:
         """Return the named tunable tensors, float32, as every client and the server start with them."""
         ...
 
     def encode_text(self, parameters: Parameters) -> Tensor:
-        """Return the text features ``[P, D]`` of unit length; differentiable in the prompt blocks."""
+        """Return the text features ``[P, D]`` of unit length; differentiable in the prompt blocks.
+
+        A method whose image side takes more from the prompts than text features packs all of it into one vector.
+        """
         ...
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` for patch features ``[B, M, D]``, given `encode_text`'s result."""
+        """Return probabilities ``[B, C]`` for patches ``[B, M, .]``, given `encode_text`'s result."""
         ...
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example: ``[B]`` for scores and labels ``[B, C]``."""
         ...
+
+    def example_losses(
+        self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Return what training minimises, of each example: ``[B]``."""
+        return self.loss(self.score(parameters, text, patches), labels)
+
+    def penalty(self, parameters: Parameters, text: Tensor) -> Tensor:
+        """Return a term of the loss that no example touches, a scalar added once a step where ``has_penalty``.
+
+        It costs no privacy: it depends on parameters and class names alone.
+        """
+        del parameters
+        return text.new_zeros(())
 
     def for_classes(self, classes: tuple[str, ...]) -> Method:
         """Return the same method with the same parameters for other classes, for example unseen ones."""

@@ -24,8 +24,9 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
-from fedmpt.methods.base import Parameters
+from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import PROBABILITY_FLOOR, asymmetric_loss
+from fedmpt.methods.prompts import fresh_tokens, frozen_features, start_tokens
 from fedmpt.methods.transport import transport_plan
 from fedmpt.seeds import seed_of
 
@@ -40,13 +41,9 @@ CONDITIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 DEFAULT_CONDITIONS: Final = CONDITIONS["voc2007"]
 SMALLEST_SQUARE: Final = 1e-6  # an adapted patch is never taken to be shorter than 0.001
-TOKEN_SPREAD: Final = 0.02  # standard deviation of fresh tokens, CLIP's own
-START_PHRASE: Final = (
-    "a photo of a"  # section 3.1: templates are initialised as "A photo of a [CLASS]"
-)
 
 
-class FedMPT:
+class FedMPT(Method):
     """The method for one backbone and one list of classes.
 
     Tunable parameters: ``condition_tokens`` ``[N, bc, W]``, ``class_tokens`` ``[bk, W]``, ``adapter_down``
@@ -119,13 +116,11 @@ class FedMPT:
         values: Parameters = {}
         if "condition_tokens" in self.prompt_blocks:
             shape = (count, settings.condition_tokens, text.width)
-            values["condition_tokens"] = TOKEN_SPREAD * torch.randn(shape, generator=random)
+            values["condition_tokens"] = fresh_tokens(random, *shape)
         if "class_tokens" in self.prompt_blocks:
-            shared = TOKEN_SPREAD * torch.randn(settings.class_tokens, text.width, generator=random)
-            if settings.prompt_start == "phrase":
-                phrase = text.words(START_PHRASE).cpu()[-settings.class_tokens :]
-                shared[-len(phrase) :] = phrase
-            values["class_tokens"] = shared
+            values["class_tokens"] = start_tokens(
+                self._backbone, random, settings.class_tokens, settings.prompt_start
+            )
         if self._adapters:
             rank = settings.adapter_rank or 0
             spread = 1 / math.sqrt(width)
@@ -251,7 +246,7 @@ def text_directions(backbone: Backbone, classes: tuple[str, ...], rank: int) -> 
 
     Source: the idea of a fixed down-projection is FFA-LoRA's, arXiv 2403.12313; theirs is random.
     """
-    features = backbone.encode_sentences([f"{START_PHRASE} {name}." for name in classes])  # [C, D]
+    features = frozen_features(backbone, classes)  # [C, D]
     centred = (features - features.mean(dim=0)).double()
     _, _, directions = torch.linalg.svd(centred, full_matrices=True)  # rows by falling spread
     leading: Tensor = directions[:rank].T.float().contiguous()

@@ -7,6 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fedmpt.config import LossConfig
+
 PROBABILITY_FLOOR: Final = 1e-6  # keeps logarithms finite at 0 and 1 (DualCoOp's value)
 
 
@@ -45,3 +47,14 @@ def asymmetric_loss(
     )
     gain = positive * focus_positive * p.log() + negative * focus_negative * torch.log1p(-shifted)
     return -gain.sum(-1)
+
+
+def configured_loss(probabilities: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
+    """Return the asymmetric loss of every example as configured, times its weight: ``[B]``."""
+    return config.weight * asymmetric_loss(
+        probabilities,
+        labels,
+        gamma_positive=config.gamma_positive,
+        gamma_negative=config.gamma_negative,
+        shift=config.shift,
+    )

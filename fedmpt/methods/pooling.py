@@ -1,16 +1,38 @@
-"""Scores of single-prompt methods: similarities pooled over patches.
+"""Scores of methods that compare patches with text features directly: similarities pooled over patches.
 
 Dimensions: ``B`` images, ``M`` patches, ``C`` classes, ``D`` width.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from fedmpt.clip.backbone import Backbone
+from fedmpt.config import HeadConfig
+from fedmpt.methods.prompts import START_PHRASE, frozen_features
+
 POOLING_SCALE: Final = 20.0  # DualCoOp's temperature of the softmax over patches
+_MADE_UP: Final = 16  # images
+_COLOUR_GRID: Final = (4, 4)  # random colours of an image, blended to its size
+_MADE_UP_SIZE: Final = (224, 224)  # pixels
+PAIR_SCALE: Final = 100.0  # DualCoOp's scale of the difference of a pair: 20 in the maps, 5 behind
+
+Head: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (text, patches) -> probabilities [B, C]
+
+
+def pooling_weights(cosines: Tensor) -> Tensor:
+    """Return weights over patches that grow with the cosine, columns summing to 1: ``[B, M, C]``.
+
+    Source: DualCoOp, arXiv 2206.09541, section 3.2.
+    """
+    return (POOLING_SCALE * cosines).softmax(dim=-2)
 
 
 def pooled_similarity(patches: Tensor, text: Tensor) -> Tensor:
@@ -22,18 +44,94 @@ def pooled_similarity(patches: Tensor, text: Tensor) -> Tensor:
 
     Returns:
         ``[B, C]``, in [-1, 1].
-
-    Source: DualCoOp, arXiv 2206.09541, section 3.2.
     """
     cosines = patches @ text.T  # [B, M, C]
-    return ((POOLING_SCALE * cosines).softmax(dim=1) * cosines).sum(dim=1)
+    return (pooling_weights(cosines) * cosines).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SinglePromptHead:
+    """Probabilities from one text feature a class.
+
+    CLIP's cosines share a part that says nothing of classes; unless it is taken off, a sigmoid at scale 100 is near 1
+    (or 0) for every class and nothing learns. What is taken off may depend on public values or on the example alone.
+
+    Attributes:
+        scale: multiplier of similarities.
+        offset: ``public``: one constant, the mean similarity of made-up images to the classes; ``image-mean``: the mean
+            over the scored classes of the same image; ``anchor``: patch by patch, the cosine to a sentence without a
+            class; ``none``.
+        constant: the constant of ``public``.
+        anchor: text feature ``[D]`` of the sentence of ``anchor``.
+    """
+
+    scale: float
+    offset: str
+    constant: float
+    anchor: Tensor
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, classes: tuple[str, ...], config: HeadConfig
+    ) -> SinglePromptHead:
+        """Return the head that the configuration describes."""
+        (anchor,) = backbone.encode_sentences([START_PHRASE.removesuffix(" of a") + "."])
+        constant = public_similarity(backbone, classes) if config.offset == "public" else 0.0
+        return cls(config.scale or backbone.logit_scale, config.offset, constant, anchor)
+
+    def __call__(self, text: Tensor, patches: Tensor) -> Tensor:
+        """Return ``[B, C]`` for text ``[C, D]`` and patches ``[B, M, D]``."""
+        return torch.sigmoid(self.logits(text, patches))
+
+    def logits(self, text: Tensor, patches: Tensor) -> Tensor:
+        """Return the probabilities' log-odds ``[B, C]``."""
+        cosines = patches @ text.T  # [B, M, C]
+        if self.offset == "anchor":
+            cosines = cosines - (patches @ self.anchor).unsqueeze(-1)
+        similarity = (pooling_weights(cosines) * cosines).sum(dim=1)  # [B, C]
+        if self.offset == "image-mean":
+            similarity = similarity - similarity.mean(dim=-1, keepdim=True)
+        return self.scale * (similarity - self.constant)
+
+
+def public_similarity(backbone: Backbone, classes: tuple[str, ...]) -> float:
+    """Return the mean pooled similarity of frozen CLIP's class features to made-up images of smooth random colours.
+
+    A function of the frozen model and the class names alone, so it costs no privacy.
+    """
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (_MADE_UP, *_COLOUR_GRID, 3), dtype=np.uint8)
+    images = [
+        Image.fromarray(grid).resize(_MADE_UP_SIZE, Image.Resampling.BICUBIC) for grid in colours
+    ]
+    patches, _ = backbone.encode_images(images)
+    return float(pooled_similarity(patches, frozen_features(backbone, classes)).mean())
+
+
+def paired_probabilities(text: Tensor, patches: Tensor) -> Tensor:
+    """Return probabilities from a positive and a negative text feature a class.
+
+    The positive map's weights pool both maps; what all cosines of an image have in common cancels.
+
+    Args:
+        text: ``[2 C, D]`` of unit length, positives first.
+        patches: ``[B, M, D]`` of unit length.
+
+    Returns:
+        ``[B, C]``.
+
+    Source: DualCoOp, arXiv 2206.09541, section 3.2-3.3.
+    """
+    positive, negative = (patches @ text.T).chunk(2, dim=-1)  # each [B, M, C]
+    return torch.sigmoid(
+        PAIR_SCALE * (pooling_weights(positive) * (positive - negative)).sum(dim=1)
+    )
 
 
 def offset_probabilities(similarity: Tensor, *, scale: float) -> Tensor:
     """Return ``sigmoid(scale * (s - mean of s))``, one mean over all images and classes: ``[n, C]`` -> ``[n, C]``.
 
-    CLIP's cosines are all positive, so a plain sigmoid at scale 100 is 1 for every class. One common offset uses no
-    label and leaves every ranking as it is; a mean for each image would not, and would make the frozen model look worse
-    than it is.
+    One common offset uses no label and leaves every ranking as it is; a mean for each image would not, and would make
+    the frozen model look worse than it is.
     """
     return torch.sigmoid(scale * (similarity - similarity.mean()))

@@ -9,9 +9,19 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.config import MethodConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Method
+from fedmpt.methods.coop import CoOpPrompts
+from fedmpt.methods.dualcoop import DualPrompts
 from fedmpt.methods.fedmpt import FedMPT
+from fedmpt.methods.fedtpg import GeneratedPrompts
+from fedmpt.methods.pooling import SinglePromptHead, paired_probabilities
+from fedmpt.methods.poscoop import PositivePrompts
+from fedmpt.methods.scpnet import GraphPrompts
+from fedmpt.methods.tcp import KnowledgePrompts
+from fedmpt.methods.text_method import PromptEncoder, TextMethod
+from fedmpt.methods.zero_shot import FrozenPrompts
 
 Build: TypeAlias = Callable[[Backbone, tuple[str, ...], MethodConfig], Method]
+MakeEncoder: TypeAlias = Callable[[Backbone, tuple[str, ...], MethodConfig], PromptEncoder]
 
 
 def _fedmpt(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
@@ -21,7 +31,39 @@ def _fedmpt(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) 
     return FedMPT(backbone, classes, config.fedmpt, conditions)
 
 
-METHODS: Final[dict[str, Build]] = {"fedmpt": _fedmpt}
+def _single(make: MakeEncoder) -> Build:
+    """Return the builder of a method with one text feature a class."""
+
+    def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+        head = SinglePromptHead.of(backbone, classes, config.head)
+        return TextMethod(config.name, backbone, make(backbone, classes, config), head, config.loss)
+
+    return build
+
+
+def _paired(make: MakeEncoder) -> Build:
+    """Return the builder of a method with a positive and a negative text feature a class."""
+
+    def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+        encoder = make(backbone, classes, config)
+        return TextMethod(config.name, backbone, encoder, paired_probabilities, config.loss)
+
+    return build
+
+
+_coop = _single(lambda b, classes, config: CoOpPrompts(b, classes, config.coop))
+
+METHODS: Final[dict[str, Build]] = {
+    "fedmpt": _fedmpt,
+    "dualcoop": _paired(lambda b, classes, config: DualPrompts(b, classes, config.dualcoop)),
+    "poscoop": _paired(lambda b, classes, config: PositivePrompts(b, classes, config.poscoop)),
+    "scpnet": _single(lambda b, classes, config: GraphPrompts(b, classes, config.scpnet)),
+    "tcp": _single(lambda b, classes, config: KnowledgePrompts(b, classes, config.tcp)),
+    "fedtpg": _single(lambda b, classes, config: GeneratedPrompts(b, classes, config.fedtpg)),
+    "coop": _coop,
+    "promptfl": _coop,
+    "zero-shot": _single(lambda b, classes, config: FrozenPrompts(b, classes)),
+}
 
 
 def check_method(name: str) -> None:

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.data.features import FeatureBank
+from fedmpt.methods.base import Parameters
 from fedmpt.methods.pooling import offset_probabilities, pooled_similarity
+from fedmpt.methods.prompts import frozen_features
+from fedmpt.methods.text_method import PromptEncoder
 
-TEMPLATE = "a photo of a {}."
 _IMAGES_AT_ONCE = 256
 
 
@@ -18,7 +20,7 @@ class ZeroShot:
 
     def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
         self._scale = backbone.logit_scale
-        self._text = backbone.encode_sentences([TEMPLATE.format(name) for name in classes])
+        self._text = frozen_features(backbone, classes)
 
     @torch.no_grad()
     def patch_scores(self, bank: FeatureBank) -> Tensor:
@@ -38,3 +40,26 @@ class ZeroShot:
     def _patches(self, bank: FeatureBank, start: int) -> Tensor:
         rows = slice(start, start + _IMAGES_AT_ONCE)
         return torch.from_numpy(bank.patches(rows)).to(self._text.device)
+
+
+class FrozenPrompts(PromptEncoder):
+    """CLIP's own text features, and nothing to tune."""
+
+    def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self._backbone = backbone
+        self._text = frozen_features(backbone, classes)
+
+    def initial(self, random: torch.Generator) -> Parameters:
+        """Return no parameters."""
+        del random
+        return {}
+
+    def encode(self, parameters: Parameters) -> Tensor:
+        """Return text features ``[C, D]``."""
+        del parameters
+        return self._text
+
+    def for_classes(self, classes: tuple[str, ...]) -> FrozenPrompts:
+        """Return the encoder for other classes."""
+        return FrozenPrompts(self._backbone, classes)

@@ -104,6 +104,12 @@ def shared_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deep_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with towers of two blocks, that no test changes."""
+    return write_checkpoint(tmp_path_factory.mktemp("backbone") / "deep", layers=2)
+
+
+@pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache for runs that use the shared checkpoint."""
     return tmp_path_factory.mktemp("cache")

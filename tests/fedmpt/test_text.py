@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.clip.text import TextTower, normalise
+from fedmpt.clip.text import DeepTokens, TextTower, normalise
 from fedmpt.errors import UsageError, WeightsError
 
 CLASSES = ["cat", "dining table", "tv_monitor", "a rather long name of a thing"]
@@ -78,3 +78,33 @@ def test_a_tower_that_is_not_causal_is_refused(make_backbone: Callable[..., Back
 
 def test_frozen_weights_receive_no_gradient(backbone: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in backbone._model.parameters())
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("of_each_class", [False, True])
+def test_tokens_of_later_blocks_equal_whole_sentences_run_block_by_block(
+    backbone: Backbone, extra: bool, of_each_class: bool
+) -> None:
+    """The oracle runs open_clip's blocks on whole sentences and edits the tokens between them."""
+    tower, model = backbone.text, backbone._model
+    random = torch.Generator().manual_seed(1)
+    shape = (len(CLASSES), 2, tower.width) if of_each_class else (2, tower.width)
+    layers = {index: torch.randn(shape, generator=random) for index in (1, 2)}
+    deep = {index: DeepTokens(tokens=value, extra=extra) for index, value in layers.items()}
+    prefix = torch.cat([tower.start, tower.words("a photo of a")])
+    ours = tower.encode([prefix], tower.suffixes(CLASSES), deep)[0]
+
+    names = [name.replace("_", " ") for name in CLASSES]
+    ids = backbone._tokenizer([f"a photo of a {name}." for name in names])
+    ids = ids[:, : int(ids.argmax(1).max()) + 1]
+    hidden = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+    for index, block in enumerate(model.transformer.resblocks):
+        if index in layers:
+            tokens = layers[index].expand(len(CLASSES), -1, -1)
+            hidden = torch.cat([hidden[:, :1], tokens, hidden[:, 1 if extra else 3 :]], dim=1)
+        length = hidden.shape[1]
+        hidden = block(hidden, attn_mask=torch.full((length, length), -torch.inf).triu(1))
+        if index in layers and extra:
+            hidden = torch.cat([hidden[:, :1], hidden[:, 3:]], dim=1)
+    end = model.ln_final(hidden)[torch.arange(len(CLASSES)), ids.argmax(1)]
+    assert torch.allclose(ours, end @ model.text_projection, atol=1e-4)
