@@ -105,7 +105,7 @@ class RingPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def pack(self, lanes: Lanes) -> bytes:
         """The packed body: the low `width` bits of every word."""
         return b"".join(
-            pack(lanes[slot.lane][slot.start : slot.stop], slot.width) for slot in self.slots
+            _packed(lanes[slot.lane][slot.start : slot.stop], slot.width) for slot in self.slots
         )
 
     def check_body(self, body: bytes) -> None:
@@ -153,6 +153,11 @@ def pack(words: Words, width: int) -> bytes:
         words: uint32 or uint64 `[n]`; bits above `width` are dropped.
         width: bits a value, 1..32 for uint32 and 1..64 for uint64.
     """
+    return _packed(words, width).tobytes()
+
+
+def _packed(words: Words, width: int) -> NDArray[np.uint8]:
+    """The bytes of `pack`, not copied."""
     window = _window(width)
     least = 8 // math.gcd(width, 8)
     group = least * -(-window.itemsize * 8 // (least * width))  # windows of one column are disjoint
@@ -170,7 +175,7 @@ def pack(words: Words, width: int) -> bytes:
             if shift + width > _WORD:
                 spill = (values >> window.type(_WORD - shift)).astype(np.uint8)
                 _at(packed, place + 8, row, values.size, _U8)[:] |= spill
-    return packed[: packed_bytes(words.size, width)].tobytes()
+    return packed[: packed_bytes(words.size, width)]
 
 
 def unpack(body: bytes | memoryview, width: int, length: int) -> NDArray[np.uint64]:
@@ -196,7 +201,9 @@ def add_packed(words: Words, body: bytes | memoryview, width: int) -> None:
     row = group * width // 8
     whole = max(0, len(body) - _SLACK) // row  # rows whose windows end inside the body
     _add_rows(words[: whole * group], body, width, group)
-    _add_rows(words[whole * group :], bytes(body[whole * row :]) + bytes(row + _SLACK), width, group)
+    _add_rows(
+        words[whole * group :], bytes(body[whole * row :]) + bytes(row + _SLACK), width, group
+    )
 
 
 def _add_rows(words: Words, body: bytes | memoryview, width: int, group: int) -> None:
