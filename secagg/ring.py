@@ -105,7 +105,8 @@ class RingPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def pack(self, lanes: Lanes) -> bytes:
         """The packed body: the low `width` bits of every word."""
         return b"".join(
-            _packed(lanes[slot.lane][slot.start : slot.stop], slot.width) for slot in self.slots
+            _packed(lanes[slot.lane][slot.start : slot.stop], slot.width).data
+            for slot in self.slots
         )
 
     def check_body(self, body: bytes) -> None:
