@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection
 
@@ -18,7 +17,7 @@ from secagg.errors import (
     WrongRound,
     WrongStage,
 )
-from secagg.keys import SignatureCache, SigningKey, verify
+from secagg.keys import SIGNATURE_BYTES, SignatureCache, SigningKey, verify
 from secagg.messages import Header, Kind, Message, Refuse, decode, encode, max_bytes, read_header
 from secagg.params import RoundParams, Stage
 from secagg.ring import Lanes
@@ -61,7 +60,7 @@ class Attendance:
         self._roster = roster
         self._cache = cache
         self._expected: set[int] = set()
-        self._answered: dict[int, bytes] = {}
+        self._answered: dict[int, tuple[int, bytes]] = {}
         self._refusals: dict[int, str] = {}
         self._bytes_up = dict.fromkeys(params.invited_ids(roster), 0)
         self._bytes_down = dict.fromkeys(self._bytes_up, 0)
@@ -188,5 +187,10 @@ class Attendance:
         )
 
 
-def _fingerprint(message: bytes) -> bytes:
-    return hashlib.sha256(message).digest()
+def _fingerprint(message: bytes) -> tuple[int, bytes]:
+    """Tells a repeated reply from another one by its length and the signature at its end.
+
+    Nothing rests on it: neither is processed a second time. A hash of the whole would cost an
+    upload of megabytes as much as checking it.
+    """
+    return len(message), message[-SIGNATURE_BYTES:]

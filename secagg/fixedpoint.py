@@ -7,6 +7,7 @@ observer of the sum cannot predict the rounding. All modes share this one quanti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -79,20 +80,23 @@ def quantise(values: Reals, uniform: NDArray[np.uint32], segment: FixedSegment) 
     for start in range(0, values.size, _BLOCK):
         block = slice(start, start + _BLOCK)
         x = values[block].astype(np.float64)
-        if not np.isfinite(x).all():
+        least, most = float(x.min()), float(x.max())  # NaN if one of them is
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise NonFiniteInput(
                 f"segment {segment.name!r} holds NaN or infinity: zero such examples before the sum"
             )
-        below += int(np.count_nonzero(x < -segment.clip))
-        above += int(np.count_nonzero(x > segment.clip))
+        if least < -segment.clip:
+            below += int(np.count_nonzero(x < -segment.clip))
+        if most > segment.clip:
+            above += int(np.count_nonzero(x > segment.clip))
         x *= limit
         x /= segment.clip
-        np.clip(x, -limit, limit, out=x)
+        np.clip(x, -limit, limit, out=x)  # also what multiplying took above the limit
         floor = np.floor(x)
-        x -= floor
+        x -= floor  # 0 at both limits, so that nothing is rounded up beyond them
         x *= 2.0**32
-        floor += uniform[block] < np.floor(x)
-        np.clip(floor, -limit, limit, out=floor)
+        np.floor(x, out=x)
+        floor += uniform[block] < x
         grid[block] = floor
     return Quantised(grid=grid, below=below, above=above)
 

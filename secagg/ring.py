@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,6 +25,10 @@ Lanes: TypeAlias = dict[int, Words]
 
 _WORD = 64
 _U64 = np.dtype("<u8")
+_U8 = np.dtype(np.uint8)
+_SLACK = 9  # bytes from the start of a value to the end of the longest window and its spill
+_BLOCK = 1 << 17  # values packed at a time, so that temporaries stay in cache
+_DECODED = 1 << 15  # sums decoded at a time, for the same reason
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +105,8 @@ class RingPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def pack(self, lanes: Lanes) -> bytes:
         """The packed body: the low `width` bits of every word."""
         return b"".join(
-            pack(lanes[slot.lane][slot.start : slot.stop], slot.width) for slot in self.slots
+            _packed(lanes[slot.lane][slot.start : slot.stop], slot.width).data
+            for slot in self.slots
         )
 
     def check_body(self, body: bytes) -> None:
@@ -123,8 +128,7 @@ class RingPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         view = memoryview(body)
         for slot in self.slots:
             part = lanes[slot.lane][slot.start : slot.stop]
-            words = unpack(view[slot.byte_start : slot.byte_stop], slot.width, slot.segment.length)
-            np.add(part, words, out=part, casting="unsafe")
+            add_packed(part, view[slot.byte_start : slot.byte_stop], slot.width)
 
     def decode(self, lanes: Lanes, contributors: int) -> dict[str, Integers]:
         """The signed sums of all wire segments.
@@ -150,60 +154,104 @@ def pack(words: Words, width: int) -> bytes:
         words: uint32 or uint64 `[n]`; bits above `width` are dropped.
         width: bits a value, 1..32 for uint32 and 1..64 for uint64.
     """
-    if width % 8 == 0:
-        octets = words.view(np.uint8).reshape(words.size, words.itemsize)
-        return octets[:, : width // 8].tobytes()
-    group = _WORD // math.gcd(width, _WORD)  # values that fill whole 64-bit words
-    rows = -(-words.size // group)
-    columns = np.zeros((rows, group), _U64)
-    columns.reshape(-1)[: words.size] = words
-    columns &= _U64.type((1 << width) - 1)
-    packed = np.zeros((rows, group * width // _WORD), _U64)
-    for j in range(group):
-        word, shift = divmod(j * width, _WORD)
-        packed[:, word] |= columns[:, j] << _U64.type(shift)
-        if shift + width > _WORD:
-            packed[:, word + 1] |= columns[:, j] >> _U64.type(_WORD - shift)
-    return packed.view(np.uint8).reshape(-1)[: packed_bytes(words.size, width)].tobytes()
+    return _packed(words, width).tobytes()
+
+
+def _packed(words: Words, width: int) -> NDArray[np.uint8]:
+    """The bytes of `pack`, not copied."""
+    window = _window(width)
+    least = 8 // math.gcd(width, 8)
+    group = least * -(-window.itemsize * 8 // (least * width))  # windows of one column are disjoint
+    row = group * width // 8
+    packed = np.zeros(-(-words.size // group) * row + _SLACK, np.uint8)
+    low = window.type((1 << width) - 1)
+    step = _BLOCK // group * group
+    for start in range(0, words.size, step):
+        block = words[start : start + step]
+        for column in range(min(group, block.size)):
+            offset, shift = divmod(column * width, 8)
+            values = (block[column::group] & low).astype(window, copy=False)
+            place = start // group * row + offset
+            _at(packed, place, row, values.size, window)[:] |= values << window.type(shift)
+            if shift + width > _WORD:
+                spill = (values >> window.type(_WORD - shift)).astype(np.uint8)
+                _at(packed, place + 8, row, values.size, _U8)[:] |= spill
+    return packed[: packed_bytes(words.size, width)]
 
 
 def unpack(body: bytes | memoryview, width: int, length: int) -> NDArray[np.uint64]:
     """The `length` values of `width` bits in `body`; uint64 `[length]`."""
-    octets = np.frombuffer(body, np.uint8)
-    if width % 8 == 0:
-        wide = np.zeros((length, 8), np.uint8)
-        wide[:, : width // 8] = octets.reshape(length, width // 8)
-        return wide.reshape(-1).view(_U64)
-    group = _WORD // math.gcd(width, _WORD)
-    rows = -(-length // group)
-    per_row = group * width // _WORD
-    padded = np.zeros(rows * per_row * 8, np.uint8)
-    padded[: octets.size] = octets
-    packed = padded.view(_U64).reshape(rows, per_row)
-    columns = np.empty((rows, group), _U64)
-    for j in range(group):
-        word, shift = divmod(j * width, _WORD)
-        np.right_shift(packed[:, word], _U64.type(shift), out=columns[:, j])
+    words = np.zeros(length, _U64)
+    add_packed(words, body, width)
+    words &= _U64.type((1 << width) - 1)
+    return words
+
+
+def add_packed(words: Words, body: bytes | memoryview, width: int) -> None:
+    """Adds the values in `body` to `words` in place, modulo 2^width.
+
+    Bits of `words` from `width` on become arbitrary, which spares a pass over memory: no carry runs
+    downwards, and whoever reads a sum reads `width` bits of it.
+
+    Args:
+        words: uint32 or uint64 `[n]`.
+        body: `packed_bytes(n, width)` bytes.
+        width: bits a value, at most those of a word.
+    """
+    group = 8 // math.gcd(width, 8)
+    row = group * width // 8
+    whole = max(0, len(body) - _SLACK) // row  # rows whose windows end inside the body
+    _add_rows(words[: whole * group], body, width, group)
+    _add_rows(
+        words[whole * group :], bytes(body[whole * row :]) + bytes(row + _SLACK), width, group
+    )
+
+
+def _add_rows(words: Words, body: bytes | memoryview, width: int, group: int) -> None:
+    """Adds column by column: value `column` of each group starts at the same bit of its row."""
+    window, row = _window(width), group * width // 8
+    for column in range(min(group, words.size)):
+        offset, shift = divmod(column * width, 8)
+        part = words[column::group]
+        found = _at(body, offset, row, part.size, window)
+        np.add(part, found >> window.type(shift) if shift else found, out=part, casting="unsafe")
         if shift + width > _WORD:
-            columns[:, j] |= packed[:, word + 1] << _U64.type(_WORD - shift)
-    columns &= _U64.type((1 << width) - 1)
-    return columns.reshape(-1)[:length]
+            spill = _at(body, offset + 8, row, part.size, _U8).astype(_U64)
+            np.add(part, spill << _U64.type(_WORD - shift), out=part, casting="unsafe")
+
+
+def _window(width: int) -> np.dtype[Any]:
+    """The word that holds `width` bits from any bit of its first byte on, if there is one."""
+    return np.dtype("<u4") if width <= 32 - 7 else _U64
+
+
+def _at(
+    buffer: bytes | memoryview | NDArray[np.uint8],
+    offset: int,
+    stride: int,
+    count: int,
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """`count` words of `dtype`, one every `stride` bytes from `offset` on, aligned or not."""
+    return np.ndarray(count, dtype, buffer=buffer, offset=offset, strides=(stride,))
 
 
 def _decode(words: Words, slot: Slot, contributors: int) -> Integers:
     """Reads the low `width` bits as a signed (fixed) or unsigned (count) number."""
     lane_type = LANE_TYPES[slot.lane]
-    spare = lane_type.type(slot.lane - slot.width)
-    raised = words << spare  # the sign bit of the ring becomes the sign bit of the word
-    if isinstance(slot.segment, FixedSegment):
-        signed = raised.view(np.dtype(f"<i{slot.lane // 8}")) >> np.int64(spare)
-        sums = signed.astype(np.int64)
-        low = -contributors * slot.segment.bound
-    else:
-        sums = (raised >> spare).astype(np.int64)
-        low = 0
+    spare = slot.lane - slot.width
+    is_signed = isinstance(slot.segment, FixedSegment)
+    read_type = np.dtype(f"<i{slot.lane // 8}") if is_signed else lane_type
+    sums = np.empty(words.size, np.int64)
+    least = most = 0
+    for start in range(0, words.size, _DECODED):
+        raised = words[start : start + _DECODED] << lane_type.type(spare)
+        values = raised.view(read_type)  # the sign bit of the ring is now that of the word
+        values >>= read_type.type(spare)
+        sums[start : start + _DECODED] = values
+        least, most = min(least, int(values.min())), max(most, int(values.max()))
     high = contributors * slot.segment.bound
-    if int(sums.min()) < low or int(sums.max()) > high:
+    if least < (-high if is_signed else 0) or most > high:
         raise SumOutOfRange(
             f"segment {slot.segment.name!r}: the sum over {contributors} clients leaves its "
             "public bound, so at least one client did not follow the protocol"

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["benchmarks:", *(f"  {n:10}{text}" for n, text in BENCHMARKS.items())]),
+        epilog="\n".join(["benchmarks:", *(f"  {n:17} {text}" for n, text in BENCHMARKS.items())]),
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
     names: list[str] = parser.parse_args(arguments).names

@@ -53,6 +53,18 @@ def test_packing_keeps_the_low_bits_only(width, values):
     assert unpack(packed, width, len(values)).tolist() == [v % 2**width for v in values]
 
 
+@pytest.mark.parametrize("width", [3, 8, 24, 25, 26, 29, 32, 57, 61, 64])
+def test_packing_of_long_vectors_follows_the_definition(width):
+    """Longer than what is packed at a time; the oracle spreads every bit to a byte."""
+    length = 2**17 + 77
+    words = np.random.default_rng(width).integers(0, 2**64, length, np.uint64, endpoint=False)
+    words = words.astype(np.uint32) if width <= 32 else words
+    bits = (words[:, None] >> np.arange(width, dtype=words.dtype)) & words.dtype.type(1)
+    packed = pack(words, width)
+    assert packed == np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
+    assert np.array_equal(unpack(packed, width, length), words & np.uint64(2**width - 1))
+
+
 def extremes(plan: RingPlan, signs: list[int]) -> list[dict[str, np.ndarray]]:
     """For each client the largest values it may honestly contribute, of the given sign."""
     return [
