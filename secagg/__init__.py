@@ -6,7 +6,14 @@ promised to whom.
 """
 
 from secagg.aggregate import Aggregate, Transcript
-from secagg.api import ClientSession, InputWanted, Reply, Requests, ServerSession
+from secagg.api import (
+    ClientSession,
+    InputWanted,
+    Reply,
+    Requests,
+    RestartableServer,
+    ServerSession,
+)
 from secagg.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -26,7 +33,13 @@ from secagg.layout import CountSegment, FixedSegment, Layout, Segment
 from secagg.params import Mode, RoundParams, Stage, new_run_id
 from secagg.policy import Policy
 from secagg.roster import Identity, Member, Roster
-from secagg.sessions import open_client, open_server
+from secagg.sessions import (
+    marks_of,
+    open_client,
+    open_restartable_server,
+    open_server,
+    restore_server,
+)
 from secagg.threshold import default_colluders, guaranteed_honest, threshold
 
 __all__ = [
@@ -49,6 +62,7 @@ __all__ = [
     "ProtocolError",
     "Reply",
     "Requests",
+    "RestartableServer",
     "Roster",
     "RoundAborted",
     "RoundParams",
@@ -63,9 +77,12 @@ __all__ = [
     "Update",
     "default_colluders",
     "guaranteed_honest",
+    "marks_of",
     "new_run_id",
     "open_client",
+    "open_restartable_server",
     "open_server",
+    "restore_server",
     "run_round",
     "threshold",
 ]

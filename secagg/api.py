@@ -103,3 +103,20 @@ class ServerSession(Protocol):
         Raises:
             RoundAborted: too few clients are left, or the sum is not credible.
         """
+
+
+class RestartableServer(ServerSession, Protocol):
+    """The server's side of a round that a later process can go on with."""
+
+    def pending(self) -> Requests:
+        """The requests of the running stage that are not answered yet; to be sent once more."""
+
+    def snapshot(self) -> bytes:
+        """The sealed state at this very moment, late replies and half a sum included.
+
+        `save` is given the state at every close of a stage; taking one in between spares clients
+        that have answered since from answering again.
+
+        Raises:
+            WrongStage: no stage is running: there is nothing to go on with.
+        """

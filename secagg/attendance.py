@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import msgspec
 
 from secagg.aggregate import Aggregate, Transcript, split_clip_counts
 from secagg.digests import refuse_statement, request_statement
 from secagg.errors import (
     REFUSAL_NAMES,
     BadSignature,
+    CorruptState,
     Latched,
     Malformed,
     RoundAborted,
@@ -22,6 +27,33 @@ from secagg.messages import Header, Kind, Message, Refuse, decode, encode, max_b
 from secagg.params import RoundParams, Stage
 from secagg.ring import Lanes
 from secagg.roster import COORDINATOR_ID, Roster
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """The book at one moment of a running stage, for storage.
+
+    Attributes:
+        stage: the stage whose replies are being collected.
+        requests: the different requests sent, once each.
+        sent: {id of a client whose reply is awaited: the place of its request in `requests`}.
+        answered: {id: fingerprint of its reply, its length and its signature}.
+        dropped: {id: the first stage whose reply was missing}.
+        refusals: {id: name of the error}.
+        bytes_up: {id: bytes received from it}.
+        bytes_down: {id: bytes sent to it}.
+    """
+
+    stage: Stage
+    requests: list[bytes]
+    sent: dict[int, _Count]
+    answered: dict[int, tuple[_Count, _Signature]]
+    dropped: dict[int, Stage]
+    refusals: dict[int, str]
+    bytes_up: dict[int, _Count]
+    bytes_down: dict[int, _Count]
 
 
 class Attendance:
@@ -59,7 +91,7 @@ class Attendance:
         self._coordinator = coordinator
         self._roster = roster
         self._cache = cache
-        self._expected: set[int] = set()
+        self._sent: dict[int, bytes] = {}
         self._answered: dict[int, tuple[int, bytes]] = {}
         self._refusals: dict[int, str] = {}
         self._bytes_up = dict.fromkeys(params.invited_ids(roster), 0)
@@ -79,7 +111,7 @@ class Attendance:
     def begin(self, stage: Stage, requests: dict[int, Message]) -> dict[int, bytes]:
         """Opens a stage: encodes its requests and awaits one reply of each receiver."""
         self.stage, self.running = stage, True
-        self._expected, self._answered = set(requests), {}
+        self._answered = {}
         encoded: dict[int, bytes] = {}
         shared: dict[int, bytes] = {}  # the same request to everybody is encoded once
         for client, message in requests.items():
@@ -89,7 +121,16 @@ class Attendance:
                 shared[id(message)] = data
             encoded[client] = data
             self._bytes_down[client] += len(data)
-        return encoded
+        self._sent = encoded
+        return dict(encoded)
+
+    def pending(self) -> dict[int, bytes]:
+        """The requests of the running stage that are not answered yet."""
+        return {
+            client: request
+            for client, request in self._sent.items()
+            if self.running and client not in self._answered
+        }
 
     # Incoming -------------------------------------------------------------------------------
 
@@ -116,7 +157,7 @@ class Attendance:
             return None
         if not self.running or header.kind is not awaited:
             raise WrongStage(f"client {client}: {header.kind.name} while {awaited.name} is awaited")
-        if client not in self._expected:
+        if client not in self._sent:
             raise WrongStage(f"client {client}: no reply is awaited from it")
         if client in self._answered:
             if self._answered[client] == _fingerprint(message):
@@ -128,6 +169,15 @@ class Attendance:
         """Records a reply that passed every check."""
         self._answered[client] = _fingerprint(message)
 
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Stops the round for good if what is done inside fails midway: no sum is half added."""
+        try:
+            yield
+        except BaseException:
+            self.running = False
+            raise
+
     def check_signature(self, client: int, signature: bytes, statement: bytes) -> None:
         """Returns if `client` signed `statement`; raises BadSignature otherwise."""
         key = self._roster.key_of(client)
@@ -138,7 +188,7 @@ class Attendance:
         if not self.running:
             raise WrongStage("no stage is open")
         self.running = False
-        for client in self._expected - set(self._answered):
+        for client in set(self._sent) - set(self._answered):
             self.dropped.setdefault(client, self.stage)
         return tuple(sorted(self._answered))
 
@@ -161,6 +211,51 @@ class Attendance:
         if refusal.code not in REFUSAL_NAMES:
             raise Malformed(f"client {client}: unknown refusal code {refusal.code}")
         self._refusals[client] = REFUSAL_NAMES[refusal.code]
+
+    # Storage --------------------------------------------------------------------------------
+
+    def page(self) -> Page:
+        """The book as it stands.
+
+        Raises:
+            WrongStage: no stage is running.
+        """
+        if not self.running:
+            raise WrongStage("no stage is running: there is nothing to go on with")
+        requests = list(dict.fromkeys(self._sent.values()))
+        places = {request: place for place, request in enumerate(requests)}
+        return Page(
+            stage=self.stage,
+            requests=requests,
+            sent={client: places[request] for client, request in self._sent.items()},
+            answered=self._answered,
+            dropped=self.dropped,
+            refusals=self._refusals,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
+        )
+
+    def turn_to(self, page: Page) -> None:
+        """Takes the book back to a page of it.
+
+        Raises:
+            CorruptState: it is not a page of this round's book.
+        """
+        known = set(self._bytes_up)
+        listed = (page.sent, page.dropped, page.refusals, page.bytes_up, page.bytes_down)
+        if any(not set(clients) <= known for clients in listed):
+            raise CorruptState("the stored state names clients that were not invited")
+        if set(page.bytes_up) != known or set(page.bytes_down) != known:
+            raise CorruptState("the stored state does not count the bytes of every client")
+        if not set(page.answered) <= set(page.sent):
+            raise CorruptState("the stored state holds a reply that nobody asked for")
+        if max(page.sent.values(), default=-1) >= len(page.requests):
+            raise CorruptState("the stored state lacks a request")
+        self.stage, self.running = page.stage, True
+        self._sent = {client: page.requests[place] for client, place in page.sent.items()}
+        self._answered, self.dropped = dict(page.answered), dict(page.dropped)
+        self._refusals = dict(page.refusals)
+        self._bytes_up, self._bytes_down = dict(page.bytes_up), dict(page.bytes_down)
 
     # Result ---------------------------------------------------------------------------------
 

@@ -7,16 +7,24 @@ coordinator signed both, the pair of signatures proves that it equivocated.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Annotated
 
+import msgspec
+
+from secagg.digests import DIGEST_BYTES
 from secagg.errors import Equivocation, Latched
 from secagg.params import Stage
 from secagg.participant import SignedRequest
 
+_Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    fingerprint: bytes
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One answered stage: which request it was, and the reply while it is the last one."""
+
+    stage: Stage
+    fingerprint: _Digest
     request: SignedRequest
     reply: bytes | None
 
@@ -31,16 +39,33 @@ class Latches:
 
     def __init__(self, *, keep_replies: bool) -> None:
         self._keep_replies = keep_replies
-        self._answered: dict[Stage, _Answered] = {}
+        self._answered: dict[Stage, Answered] = {}
+
+    @classmethod
+    def of(cls, answered: Iterable[Answered]) -> Latches:
+        """Latches that keep replies, with these stages answered already."""
+        latches = cls(keep_replies=True)
+        latches._answered = {one.stage: one for one in answered}
+        return latches
+
+    @property
+    def answered(self) -> list[Answered]:
+        """The stages answered, in order: what a restarted client must not forget."""
+        return list(self._answered.values())
+
+    def forget_replies(self) -> None:
+        """Drops the reply kept; a repeated request is refused from now on."""
+        self._answered = {
+            stage: msgspec.structs.replace(one, reply=None) for stage, one in self._answered.items()
+        }
 
     def close(
         self, stage: Stage, request_bytes: bytes, request: SignedRequest, reply: bytes
     ) -> None:
         """Records the one reply to a stage; replies to earlier stages are forgotten."""
-        for earlier, answered in self._answered.items():
-            self._answered[earlier] = _Answered(answered.fingerprint, answered.request, None)
-        self._answered[stage] = _Answered(
-            _fingerprint(request_bytes), request, reply if self._keep_replies else None
+        self.forget_replies()
+        self._answered[stage] = Answered(
+            stage, _fingerprint(request_bytes), request, reply if self._keep_replies else None
         )
 
     def repeated(self, stage: Stage, request_bytes: bytes) -> bytes | None:

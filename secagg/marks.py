@@ -49,6 +49,17 @@ class Marks(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
             raise PolicyViolation(f"this run has had {max_rounds} rounds, the most allowed here")
         return Marks(runs={**self.runs, run_id: Mark(sequence, rounds)})
 
+    def joined(self, other: Marks) -> Marks:
+        """The higher mark of each run: what two stores together know."""
+        highest = {
+            run: max(
+                (marks.runs[run] for marks in (self, other) if run in marks.runs),
+                key=lambda mark: mark.sequence,
+            )
+            for run in self.runs | other.runs
+        }
+        return Marks(runs=highest)
+
     def to_bytes(self) -> bytes:
         """For storage; public data, no secret."""
         return msgspec.msgpack.encode(self)

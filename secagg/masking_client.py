@@ -21,9 +21,9 @@ import hmac
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from secagg.api import InputWanted, Reply
+from secagg.client_snapshot import seal_client
 from secagg.dealing import open_all, seal_all
 from secagg.digests import (
     advert_statement,
@@ -50,7 +50,6 @@ from secagg.errors import (
 )
 from secagg.fixedpoint import Update, encode_update
 from secagg.keys import AgreementKey
-from secagg.latch import Latches
 from secagg.marks import Marks
 from secagg.masking_states import (
     Advertised,
@@ -58,7 +57,7 @@ from secagg.masking_states import (
     Confirmed,
     Dealt,
     Ended,
-    State,
+    Round,
     Uploaded,
 )
 from secagg.masks import mask_upload
@@ -88,29 +87,12 @@ from secagg.messages import (
 )
 from secagg.params import RoundParams, Stage
 from secagg.participant import STAGE_OF_REQUEST, Participant, SignedRequest
+from secagg.sealed_state import Vault
 from secagg.secret import RandomSource, Secret
 from secagg.shamir import random_element
 from secagg.threshold import guaranteed_honest
+from secagg.turn import Turn
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
-
-S = TypeVar("S", Advertised, Dealt, Collecting, Uploaded, Confirmed)
-
-
-class _Round:
-    """The running sequence: its parameters, where it stands, and what was answered."""
-
-    def __init__(self, params: RoundParams, state: State, *, keep_replies: bool) -> None:
-        self.params = params
-        self.state = state
-        self.latches = Latches(keep_replies=keep_replies)
-        self.cohort: Cohort | None = None
-        self.sharers: Sharers | None = None
-        self.survivors: Survivors | None = None
-
-    def expect(self, kind: type[S]) -> S:
-        if not isinstance(self.state, kind):
-            raise WrongStage(f"request out of order: this client is {type(self.state).__name__}")
-        return self.state
 
 
 class MaskingClient:
@@ -121,6 +103,9 @@ class MaskingClient:
         marks: the marks stored by an earlier process, if any.
         random: secret randomness.
         keep_replies: whether the last reply is kept for a repeated request.
+        vault: seals the whole state for `participant.save` before a reply leaves; None stores
+            marks only.
+        restored: the round of an earlier process, if its whole state was stored.
     """
 
     def __init__(
@@ -130,20 +115,38 @@ class MaskingClient:
         marks: Marks | None = None,
         random: RandomSource = os.urandom,
         keep_replies: bool = True,
+        vault: Vault | None = None,
+        restored: Round | None = None,
     ) -> None:
         self._participant = participant
         self._marks = Marks() if marks is None else marks
         self._random = random
         self._keep_replies = keep_replies
-        self._round: _Round | None = None
+        self._vault = vault
+        self._round = restored
+        self._turn = Turn()
+        if restored is not None:
+            self._check_restored(restored)
 
     @property
     def client_id(self) -> int:
         """The id of this client in the roster."""
         return self._participant.identity.id
 
+    def _check_restored(self, restored: Round) -> None:
+        """Ends a restored round that roster or policy, as they are now, would not let begin."""
+        held = self._participant
+        try:
+            held.policy.check(restored.params, roster=held.roster, client=self.client_id)
+        except SecAggError:
+            restored.end()
+
     def handle(self, request: bytes) -> Reply | InputWanted:
         """Answers one request of the server; see `secagg.api.ClientSession.handle`."""
+        with self._turn.taken():
+            return self._handle(request)
+
+    def _handle(self, request: bytes) -> Reply | InputWanted:
         header = read_header(request)
         if header.kind is Kind.OPEN:
             return self._advertise(request)
@@ -169,9 +172,13 @@ class MaskingClient:
 
     def abandon(self) -> None:
         """Ends the running round and erases its secrets."""
+        with self._turn.taken():
+            self._leave()
+
+    def _leave(self) -> None:
         if self._round is not None:
-            self._round.state.erase()
-            self._round.state = Ended()
+            self._round.end()
+            self._store(self._round)
 
     # Stage 0: ADVERTISE ---------------------------------------------------------------------
 
@@ -193,10 +200,11 @@ class MaskingClient:
         except SecAggError as error:
             error.refusal = self._participant.refusal(params.digest, Stage.ADVERTISE, error)
             raise
-        self.abandon()
+        if running is not None:
+            running.end()
         mask_key = AgreementKey(random_element(self._random))
         share_key = AgreementKey.generate(self._random)
-        running = _Round(params, Advertised(mask_key, share_key), keep_replies=self._keep_replies)
+        running = Round(params, Advertised(mask_key, share_key), keep_replies=self._keep_replies)
         self._round = running
         statement = advert_statement(
             params.digest, self.client_id, mask_key.public, share_key.public
@@ -206,7 +214,7 @@ class MaskingClient:
 
     # Stage 1: SHARE -------------------------------------------------------------------------
 
-    def _share(self, running: _Round, request: bytes, message: CohortRequest) -> Reply:
+    def _share(self, running: Round, request: bytes, message: CohortRequest) -> Reply:
         cohort = Cohort.of(running.params, from_table(AdvertRow, message.adverts))
         signed = self._authenticate(running, Stage.SHARE, cohort.digest, message.signature)
         with self._ends_round_on_failure(running, Stage.SHARE):
@@ -259,7 +267,7 @@ class MaskingClient:
 
     # Stage 2: UPLOAD ------------------------------------------------------------------------
 
-    def _collect(self, running: _Round, request: bytes, message: Collect) -> InputWanted:
+    def _collect(self, running: Round, request: bytes, message: Collect) -> InputWanted:
         if isinstance(running.state, Collecting) and running.state.request == request:
             return self._input_wanted(running.params, running.state)
         cohort = known(running.cohort)
@@ -313,6 +321,10 @@ class MaskingClient:
 
     def submit(self, update: Update, context: bytes) -> Reply:
         """Masks and signs the update; see `secagg.api.ClientSession.submit`."""
+        with self._turn.taken():
+            return self._submit(update, context)
+
+    def _submit(self, update: Update, context: bytes) -> Reply:
         running = self._round
         if running is None:
             raise WrongStage("UPLOAD: no round is running")
@@ -348,7 +360,7 @@ class MaskingClient:
 
     # Stage 3: CONFIRM -----------------------------------------------------------------------
 
-    def _confirm(self, running: _Round, request: bytes, message: SurvivorsRequest) -> Reply:
+    def _confirm(self, running: Round, request: bytes, message: SurvivorsRequest) -> Reply:
         rows = from_table(SurvivorRow, message.uploads)
         view = known(running.sharers).digest
         survivors = Survivors.of(view, ((row.client, row.upload) for row in rows))
@@ -385,7 +397,7 @@ class MaskingClient:
 
     # Stage 4: REVEAL ------------------------------------------------------------------------
 
-    def _reveal(self, running: _Round, request: bytes, message: RevealRequest) -> Reply:
+    def _reveal(self, running: Round, request: bytes, message: RevealRequest) -> Reply:
         rows = from_table(ConfirmRow, message.confirmations)
         survivors = known(running.survivors)
         signed = self._authenticate(running, Stage.REVEAL, survivors.digest, message.signature)
@@ -423,7 +435,7 @@ class MaskingClient:
     # Common to all stages -------------------------------------------------------------------
 
     def _authenticate(
-        self, running: _Round, stage: Stage, digest: bytes, signature: bytes
+        self, running: Round, stage: Stage, digest: bytes, signature: bytes
     ) -> SignedRequest:
         return self._participant.check_request(running.params.digest, stage, digest, signature)
 
@@ -432,7 +444,7 @@ class MaskingClient:
 
     def _answer(
         self,
-        running: _Round,
+        running: Round,
         stage: Stage,
         request: bytes,
         signed: SignedRequest,
@@ -440,10 +452,21 @@ class MaskingClient:
     ) -> Reply:
         reply = encode(message, params=running.params.digest, sender=self.client_id)
         running.latches.close(stage, request, signed, reply)
+        self._store(running)
         return Reply(message=reply)
 
+    def _store(self, running: Round) -> None:
+        """Makes the whole state durable; if that fails the round ends, and nothing leaves."""
+        if self._vault is None:
+            return
+        try:
+            self._participant.save(seal_client(self._vault, self._marks, running))
+        except BaseException:
+            running.end()
+            raise
+
     @contextmanager
-    def _ends_round_on_failure(self, running: _Round, stage: Stage) -> Iterator[None]:
+    def _ends_round_on_failure(self, running: Round, stage: Stage) -> Iterator[None]:
         """Erases the round when a genuine request fails a check, and attaches the refusal."""
         try:
             yield
@@ -451,5 +474,5 @@ class MaskingClient:
             harmless = isinstance(error, Latched | WrongStage)
             if isinstance(error, Equivocation) or not harmless:
                 error.refusal = self._participant.refusal(running.params.digest, stage, error)
-                self.abandon()
+                self._leave()
             raise

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hmac
 import os
 
+from msgspec import structs
+
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import Requests
 from secagg.attendance import Attendance
@@ -27,7 +29,10 @@ from secagg.digests import (
 )
 from secagg.errors import (
     BadAdvert,
+    ConfigurationError,
+    CorruptState,
     Malformed,
+    SecAggError,
     TooFewClients,
     TooFewReplies,
     TooFewSurvivors,
@@ -62,6 +67,7 @@ from secagg.messages import (
 from secagg.params import RoundParams, Stage
 from secagg.recovery import recover
 from secagg.roster import Roster
+from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.shamir import is_element
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
 
@@ -75,7 +81,15 @@ _REPLY_OF_STAGE: dict[Stage, Kind] = {
 
 
 class MaskingServer:
-    """A server session of mode `masking`; see `secagg.api.ServerSession`."""
+    """A server session of mode `masking`; see `secagg.api.RestartableServer`.
+
+    Args:
+        params: the round's parameters.
+        coordinator: signs the requests.
+        roster: whose signatures count.
+        cache: shared only by simulations in one process.
+        store: keeps the state at the opening of every stage; None keeps nothing.
+    """
 
     def __init__(
         self,
@@ -84,7 +98,9 @@ class MaskingServer:
         roster: Roster,
         *,
         cache: SignatureCache | None = None,
+        store: ServerStore | None = None,
     ) -> None:
+        self._store = store
         self._book = Attendance(
             params=params,
             coordinator=coordinator,
@@ -135,7 +151,9 @@ class MaskingServer:
             raise WrongStage("the round was opened before")
         digest = self.params.digest
         request = Open(self.params, self._book.sign_request(Stage.ADVERTISE, digest))
-        return self._book.begin(Stage.ADVERTISE, dict.fromkeys(self._book.invited, request))
+        requests = self._book.begin(Stage.ADVERTISE, dict.fromkeys(self._book.invited, request))
+        self._keep()
+        return requests
 
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes in one reply; see `secagg.api.ServerSession.receive`."""
@@ -158,7 +176,12 @@ class MaskingServer:
 
     def close_stage(self) -> Requests | Aggregate:
         """Ends the stage; see `secagg.api.ServerSession.close_stage`."""
-        answered = self._book.close()
+        step = self._close(self._book.close())
+        if self._book.running:
+            self._keep()
+        return step
+
+    def _close(self, answered: tuple[int, ...]) -> Requests | Aggregate:
         match self.stage:
             case Stage.ADVERTISE:
                 return self._send_cohort()
@@ -170,6 +193,71 @@ class MaskingServer:
                 return self._send_confirmations(answered)
             case Stage.REVEAL:
                 return self._finish(answered)
+
+    # Storage --------------------------------------------------------------------------------
+
+    def pending(self) -> Requests:
+        """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
+        return self._book.pending()
+
+    def snapshot(self) -> bytes:
+        """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
+        if self._store is None:
+            raise ConfigurationError("this session was opened without a state key")
+        bundles = self._bundles
+        if self._sharers is not None:  # sent on: what remains of use is the commitments
+            bundles = {
+                client: structs.replace(bundle, sealed=b"") for client, bundle in bundles.items()
+            }
+        return self._store.seal(
+            ServerSnapshot(
+                params=self.params,
+                page=self._book.page(),
+                lanes=freeze_lanes(self._lanes),
+                adverts=to_table(self._adverts[client] for client in sorted(self._adverts)),
+                bundles=bundles,
+                uploads=to_table(self._uploads[client] for client in sorted(self._uploads)),
+                confirmations=to_table(
+                    self._confirmations[client] for client in sorted(self._confirmations)
+                ),
+                seeds=self._seeds,
+                opened=self._opened,
+            )
+        )
+
+    def resume(self, snapshot: ServerSnapshot) -> None:
+        """Takes up a round where a snapshot left it.
+
+        Raises:
+            CorruptState: the snapshot does not fit together.
+        """
+        self._book.turn_to(snapshot.page)
+        self._lanes = thaw_lanes(snapshot.lanes, self.params)
+        try:
+            adverts = from_table(AdvertRow, snapshot.adverts)
+            uploads = from_table(SurvivorRow, snapshot.uploads)
+            confirmations = from_table(ConfirmRow, snapshot.confirmations)
+            self._adverts = {row.client: row for row in adverts}
+            self._bundles = dict(snapshot.bundles)
+            self._uploads = {row.client: row for row in uploads}
+            self._confirmations = {row.client: row for row in confirmations}
+            self._seeds = dict(snapshot.seeds)
+            self._opened = {owner: dict(shares) for owner, shares in snapshot.opened.items()}
+            if self.stage > Stage.ADVERTISE:
+                self._cohort = Cohort.of(self.params, adverts)
+            if self.stage > Stage.SHARE:
+                self._sharers = Sharers.of(self.cohort, self._bundles)
+            if self.stage > Stage.UPLOAD:
+                pairs = [(row.client, row.upload) for row in uploads]
+                self._survivors = Survivors.of(self.sharers.digest, pairs)
+        except SecAggError as error:
+            raise CorruptState(f"the stored state does not fit together: {error}") from error
+
+    def _keep(self) -> None:
+        """Makes the state durable; if that fails the round stops, and nothing leaves."""
+        if self._store is not None:
+            with self._book.all_or_nothing():
+                self._store.save(self.snapshot())
 
     # Stage 0: ADVERTISE ---------------------------------------------------------------------
 
@@ -233,7 +321,8 @@ class MaskingServer:
         self.params.plan.check_body(upload.body)
         hashed = upload_digest(view, client, upload.body)
         self._book.check_signature(client, upload.signature, upload_statement(view, client, hashed))
-        self.params.plan.add_body(self._lanes, upload.body)
+        with self._book.all_or_nothing():
+            self.params.plan.add_body(self._lanes, upload.body)
         self._uploads[client] = SurvivorRow(client, hashed, upload.signature)
 
     def _send_survivors(self) -> Requests:

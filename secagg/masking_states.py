@@ -6,11 +6,15 @@ state names it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from secagg.dealing import HeldShares
+from secagg.errors import WrongStage
 from secagg.keys import AgreementKey
+from secagg.latch import Latches
+from secagg.params import RoundParams
 from secagg.participant import SignedRequest
 from secagg.secret import Secret
 from secagg.views import Cohort, Sharers, Survivors
@@ -99,6 +103,39 @@ class Ended:
 
 
 State: TypeAlias = Advertised | Dealt | Collecting | Uploaded | Confirmed | Ended
+S = TypeVar("S", Advertised, Dealt, Collecting, Uploaded, Confirmed)
+
+
+class Round:
+    """The running sequence: its parameters, where it stands, and what was answered."""
+
+    def __init__(self, params: RoundParams, state: State, *, keep_replies: bool = True) -> None:
+        self.params = params
+        self.state = state
+        self.latches = Latches(keep_replies=keep_replies)
+        self.cohort: Cohort | None = None
+        self.sharers: Sharers | None = None
+        self.survivors: Survivors | None = None
+        self._process = os.getpid()
+
+    def expect(self, kind: type[S]) -> S:
+        """The state, if it is of this kind.
+
+        Raises:
+            WrongStage: it is another, or these keys belong to the process this one was forked from,
+                which may use them too.
+        """
+        if os.getpid() != self._process:
+            raise WrongStage("this process was forked: only the one before it holds this round")
+        if not isinstance(self.state, kind):
+            raise WrongStage(f"request out of order: this client is {type(self.state).__name__}")
+        return self.state
+
+    def end(self) -> None:
+        """Erases the secrets and the reply kept: nothing more is answered in this sequence."""
+        self.state.erase()
+        self.state = Ended()
+        self.latches.forget_replies()
 
 
 def _erase(seed: Secret, held: dict[int, HeldShares]) -> None:

@@ -15,6 +15,7 @@ from secagg.api import InputWanted, Reply, Requests
 from secagg.attendance import Attendance
 from secagg.digests import upload_digest, upload_statement
 from secagg.errors import (
+    ConfigurationError,
     SecAggError,
     TooFewSurvivors,
     ViewMismatch,
@@ -29,6 +30,7 @@ from secagg.params import RoundParams, Stage
 from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
 from secagg.secret import RandomSource
+from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 
 
 class PlainClient:
@@ -114,7 +116,15 @@ class PlainClient:
 
 
 class PlainServer:
-    """A server session of mode `plain`; see `secagg.api.ServerSession`."""
+    """A server session of mode `plain`; see `secagg.api.RestartableServer`.
+
+    Args:
+        params: the round's parameters.
+        coordinator: signs the requests.
+        roster: whose signatures count.
+        cache: shared only by simulations in one process.
+        store: keeps the state when the round opens; None keeps nothing.
+    """
 
     def __init__(
         self,
@@ -123,7 +133,9 @@ class PlainServer:
         roster: Roster,
         *,
         cache: SignatureCache | None = None,
+        store: ServerStore | None = None,
     ) -> None:
+        self._store = store
         self._book = Attendance(
             params=params,
             coordinator=coordinator,
@@ -151,7 +163,34 @@ class PlainServer:
         self._opened = True
         signature = self._book.sign_request(Stage.ADVERTISE, self.params.digest)
         request = Open(self.params, signature)
-        return self._book.begin(Stage.UPLOAD, dict.fromkeys(self._book.invited, request))
+        requests = self._book.begin(Stage.UPLOAD, dict.fromkeys(self._book.invited, request))
+        if self._store is not None:
+            with self._book.all_or_nothing():
+                self._store.save(self.snapshot())
+        return requests
+
+    def pending(self) -> Requests:
+        """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
+        return self._book.pending()
+
+    def snapshot(self) -> bytes:
+        """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
+        if self._store is None:
+            raise ConfigurationError("this session was opened without a state key")
+        lanes = freeze_lanes(self._lanes)
+        return self._store.seal(
+            ServerSnapshot(params=self.params, page=self._book.page(), lanes=lanes)
+        )
+
+    def resume(self, snapshot: ServerSnapshot) -> None:
+        """Takes up a round where a snapshot left it.
+
+        Raises:
+            CorruptState: the snapshot does not fit together.
+        """
+        self._book.turn_to(snapshot.page)
+        self._lanes = thaw_lanes(snapshot.lanes, self.params)
+        self._opened = True
 
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes in one upload; see `secagg.api.ServerSession.receive`."""
@@ -163,7 +202,8 @@ class PlainServer:
         hashed = upload_digest(view, client_id, upload.body)
         statement = upload_statement(view, client_id, hashed)
         self._book.check_signature(client_id, upload.signature, statement)
-        self.params.plan.add_body(self._lanes, upload.body)
+        with self._book.all_or_nothing():
+            self.params.plan.add_body(self._lanes, upload.body)
         self._book.accept(client_id, message)
 
     def close_stage(self) -> Aggregate:

@@ -907,7 +907,7 @@ def test_replies_of_others_and_second_replies_are_refused(federation):
     server.receive(10, replies[10])
     server.receive(10, replies[10])
     with pytest.raises(Latched):
-        server.receive(10, replies[10][:-1] + b"\x00")
+        server.receive(10, replies[10][:-1] + bytes([replies[10][-1] ^ 1]))
 
 
 def test_every_message_is_refused_at_every_other_stage(federation):

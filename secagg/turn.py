@@ -1,0 +1,40 @@
+"""One call of a session at a time: what a call has begun, no other call may find half done.
+
+Between the moment an upload is masked and the moment the session knows that it was, a second call
+would find the masks unused and make a second upload under them; a call that ends the round there
+would leave the first without its secrets. Other threads wait; a callback that calls back is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from secagg.errors import WrongStage
+
+
+class Turn:
+    """`with turn.taken():` runs alone."""
+
+    __slots__ = ("_lock", "_taken")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._taken = False
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Waits for calls of other threads, and runs alone.
+
+        Raises:
+            WrongStage: called from within a call, by `save` or `random`.
+        """
+        with self._lock:
+            if self._taken:
+                raise WrongStage("a session cannot be called from within one of its own calls")
+            self._taken = True
+            try:
+                yield
+            finally:
+                self._taken = False
