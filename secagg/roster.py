@@ -136,7 +136,10 @@ class Identity:
         """
         try:
             number, seed = text.split()
-            return cls(int(number), SigningKey(base64.b64decode(seed, validate=True)))
+            client_id = int(number)
+            if not 0 <= client_id < COORDINATOR_ID:
+                raise ValueError
+            return cls(client_id, SigningKey(base64.b64decode(seed, validate=True)))
         except (ValueError, binascii.Error):
             raise CorruptState("not an identity file") from None
 

@@ -6,19 +6,22 @@ import pytest
 from secagg.aead import seal, unseal
 from secagg.errors import BadSeal
 
-CASE = json.loads((Path(__file__).parent / "vectors/standards.json").read_text())[
+CASES = json.loads((Path(__file__).parent / "vectors/standards.json").read_text())[
     "chacha20_poly1305"
-]
-KEY, NONCE, ASSOCIATED, PLAINTEXT, CIPHERTEXT, TAG = (
-    bytes.fromhex(CASE[name])
-    for name in ("key", "nonce", "associated", "plaintext", "ciphertext", "tag")
-)
+]["cases"]
+FIELDS = ("key", "nonce", "associated", "plaintext", "ciphertext", "tag")
+KEY, NONCE, ASSOCIATED, _, CIPHERTEXT, TAG = (bytes.fromhex(CASES[0][name]) for name in FIELDS)
 SEALED = NONCE + CIPHERTEXT + TAG
 
 
-def test_sealing_equals_rfc_8439():
-    assert seal(KEY, PLAINTEXT, ASSOCIATED, lambda size: NONCE[:size]) == SEALED
-    assert unseal(KEY, SEALED, ASSOCIATED) == PLAINTEXT
+@pytest.mark.parametrize("case", CASES)
+def test_sealing_equals_rfc_8439(case):
+    key, nonce, associated, plaintext, ciphertext, tag = (
+        bytes.fromhex(case[name]) for name in FIELDS
+    )
+    sealed = nonce + ciphertext + tag
+    assert seal(key, plaintext, associated, lambda size: nonce[:size]) == sealed
+    assert unseal(key, sealed, associated) == plaintext
 
 
 @pytest.mark.parametrize("place", [0, 11, 12, 60, len(SEALED) - 16, len(SEALED) - 1])

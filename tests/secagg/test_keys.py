@@ -19,9 +19,9 @@ V = b"\x11" * 32
 A, B = AgreementKey(bytes(range(1, 33))), AgreementKey(bytes(range(33, 65)))
 
 
-def hkdf_sha256(secret: bytes, info: bytes, length: int) -> bytes:
-    """An oracle written from RFC 5869, with an empty salt."""
-    key = hmac.digest(bytes(32), secret, "sha256")
+def hkdf_sha256(secret: bytes, info: bytes, length: int, salt: bytes = b"") -> bytes:
+    """An oracle written from RFC 5869."""
+    key = hmac.digest(salt or bytes(32), secret, "sha256")
     block, output = b"", b""
     for counter in range(1, -(-length // 32) + 1):
         block = hmac.digest(key, block + info + bytes([counter]), "sha256")
@@ -38,6 +38,12 @@ def test_key_agreement_equals_rfc_7748():
     assert bob.agree(alice.public, peer_id=1) == case["shared"]
 
 
+@pytest.mark.parametrize("case", STANDARDS["x25519_products"]["cases"])
+def test_products_equal_rfc_7748(case):
+    scalar, point = bytes.fromhex(case["scalar"]), bytes.fromhex(case["point"])
+    assert AgreementKey(scalar).agree(point, peer_id=1).hex() == case["product"]
+
+
 @pytest.mark.parametrize("case", STANDARDS["ed25519"]["cases"])
 def test_signatures_equal_rfc_8032(case):
     key = SigningKey(bytes.fromhex(case["seed"]))
@@ -47,10 +53,10 @@ def test_signatures_equal_rfc_8032(case):
     verify(key.public, signature, message, author="the RFC")
 
 
-def test_the_oracle_for_key_derivation_equals_rfc_5869():
-    case = STANDARDS["hkdf_sha256"]
-    secret = bytes.fromhex(case["secret"])
-    assert hkdf_sha256(secret, b"", case["length"]).hex() == case["output"]
+@pytest.mark.parametrize("case", STANDARDS["hkdf_sha256"]["cases"])
+def test_the_oracle_for_key_derivation_equals_rfc_5869(case):
+    secret, salt, info = (bytes.fromhex(case[name]) for name in ("secret", "salt", "info"))
+    assert hkdf_sha256(secret, info, case["length"], salt).hex() == case["output"]
 
 
 def test_key_derivation_is_hkdf_with_the_label_in_its_info():
@@ -68,6 +74,8 @@ def test_derived_keys_equal_the_known_answers():
     assert pair_mask_key(agreed, V, 3, 9, 32).hex() == KNOWN["pair_mask_key_v_3_9_lane32"]
     assert pair_mask_key(agreed, V, 9, 3, 32).hex() == KNOWN["pair_mask_key_v_3_9_lane32"]
     assert derive_key(agreed, "share-key", V, u32(3), u32(9)).hex() == KNOWN["share_key_v_3_9"]
+    state_key = derive_key(SEQ, "state", b"r" * 16, u32(7), u8(1), V)
+    assert state_key.hex() == KNOWN["state_key_r_7_version1_salt_v"]
 
 
 def test_a_confirmation_signature_equals_the_known_answer():

@@ -24,10 +24,24 @@ def test_the_first_block_is_the_nist_encryption_of_zero(case):
     assert keystream(bytes.fromhex(case["key"]), 32, 4).tobytes().hex() == case["block"]
 
 
+def encrypted_numbers(key: bytes, start: int, count: int) -> bytes:
+    """An oracle: counter mode written from SP 800-38A with single-block encryption."""
+    ecb = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()  # noqa: S305 - an oracle
+    return b"".join(ecb.update(k.to_bytes(16, "big")) for k in range(start, start + count))
+
+
+def test_the_oracle_for_counter_mode_equals_nist():
+    case = {k: bytes.fromhex(v) for k, v in STANDARDS["aes256_ctr"].items() if k != "source"}
+    blocks = encrypted_numbers(case["key"], int.from_bytes(case["counter"], "big"), 4)
+    encrypted = bytes(a ^ b for a, b in zip(blocks, case["plaintext"], strict=True))
+    assert encrypted == case["ciphertext"]
+    block = {k: bytes.fromhex(v) for k, v in STANDARDS["aes256_block"].items() if k != "source"}
+    number = int.from_bytes(block["plaintext"], "big")
+    assert encrypted_numbers(block["key"], number, 1) == block["ciphertext"]
+
+
 def test_block_k_is_the_encryption_of_the_number_k():
-    ecb = Cipher(algorithms.AES256(SEQ), modes.ECB()).encryptor()  # noqa: S305 - an oracle
-    blocks = b"".join(ecb.update(k.to_bytes(16, "big")) for k in range(300))
-    assert keystream(SEQ, 64, 600).tobytes() == blocks
+    assert keystream(SEQ, 64, 600).tobytes() == encrypted_numbers(SEQ, 0, 300)
 
 
 def test_keystreams_equal_the_known_answers():

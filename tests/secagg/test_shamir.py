@@ -25,6 +25,15 @@ def test_shares_equal_the_known_answers():
         assert share == bytes.fromhex(first) + SEQ[1:]
 
 
+def test_shares_on_a_polynomial_that_wraps_around_equal_the_known_answers():
+    drawn = iter([(PRIME - 1).to_bytes(32, "little"), (PRIME - 2).to_bytes(32, "little")])
+    cases = KNOWN["shamir_seq_with_coefficients_p_minus_1_p_minus_2"]
+    shares = split(SEQ, 3, [case["point"] for case in cases], lambda size: next(drawn))
+    assert [share.hex() for share in shares] == [case["share"] for case in cases]
+    known = {case["point"]: bytes.fromhex(case["share"]) for case in cases}
+    assert combine({point: known[point] for point in (2, 3, 65_535)}) == SEQ
+
+
 @settings(max_examples=60)
 @given(elements, st.integers(1, 9), st.data())
 def test_any_threshold_of_shares_gives_the_secret(secret, threshold, data):
