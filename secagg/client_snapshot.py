@@ -120,7 +120,7 @@ def unseal_client(vault: Vault, saved: bytes, client: int) -> tuple[Marks, Round
     try:
         snapshot = msgspec.msgpack.decode(opened.content, type=_Snapshot)
         running = _thaw(snapshot, client)
-    except (msgspec.DecodeError, UnicodeDecodeError, SecAggError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, SecAggError) as error:
         raise CorruptState(f"the stored state does not decode: {error}") from error
     _check_header(snapshot.params, opened)
     check_not_below(snapshot.marks, running.params)

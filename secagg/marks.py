@@ -73,7 +73,7 @@ class Marks(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         """
         try:
             marks = msgspec.msgpack.decode(stored, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise CorruptState(f"stored marks do not decode: {error}") from error
         if marks.version != _STATE_VERSION:
             raise CorruptState(f"stored marks have version {marks.version}: {_STATE_VERSION} known")

@@ -9,7 +9,9 @@
 The threat served is an active server that lies to different clients differently, with up to
 `colluders` clients on its side. A request is authenticated by the coordinator's signature before it
 can change anything, so a stranger cannot use up a client's answers; a check that fails after that
-ends the round here. One request of each stage is answered, once.
+ends the round here. (What that signature does not cover, the signatures of other clients, whoever
+sits on the wire can damage: that ends the round too, and nothing more.) One request of each stage
+is answered, once. With a vault every answer is on disk, sealed, before it leaves.
 
 Source: Bonawitz et al., CCS 2017, figure 4 (active adversary), with the differences that
 `docs/secagg.md` lists.

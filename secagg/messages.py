@@ -327,7 +327,7 @@ def decode(data: bytes, kind: type[T], *, limit: int) -> T:
         raise WrongStage(f"message {header.kind.name}: {KINDS[kind].name} expected")
     try:
         message = msgspec.msgpack.decode(memoryview(data)[HEADER.size :], type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"{header.kind.name} does not decode: {error}") from error
     except ConfigurationError as error:  # parameters that contradict themselves
         raise Malformed(f"{header.kind.name} holds refused content: {error}") from error

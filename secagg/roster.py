@@ -101,7 +101,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """
         try:
             return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptState(f"not a roster file: {error}") from error
 
 

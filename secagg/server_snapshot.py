@@ -85,7 +85,7 @@ def unseal_server(vault: Vault, saved: bytes) -> ServerSnapshot:
     opened = vault.unseal(saved)
     try:
         snapshot = msgspec.msgpack.decode(opened.content, type=ServerSnapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError, SecAggError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, SecAggError) as error:
         raise CorruptState(f"the stored state does not decode: {error}") from error
     params = snapshot.params
     if (params.run_id, params.sequence) != (opened.run_id, opened.sequence):
