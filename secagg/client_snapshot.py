@@ -43,36 +43,43 @@ _Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)
 _Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
 
-class _Advertised(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
+class _Hidden(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A record whose values are not for printing."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class _Advertised(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
     mask_key: _Key
     share_key: _Key
 
 
-class _Dealt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+class _Dealt(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     mask_key: _Key
     seed: _Key
     read_keys: dict[int, _Key]
 
 
-class _Uploaded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+class _Uploaded(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
     seed: _Key
     held: dict[int, tuple[_Key, _Key]]
     upload: _Digest
 
 
-class _Confirmed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+class _Confirmed(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
     seed: _Key
     held: dict[int, tuple[_Key, _Key]]
 
 
-class _Ended(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
+class _Ended(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
     pass
 
 
 _Secrets: TypeAlias = _Advertised | _Dealt | _Uploaded | _Confirmed | _Ended
 
 
-class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Snapshot(_Hidden, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Marks and running round; a view that is not fixed yet is nil."""
 
     marks: Marks

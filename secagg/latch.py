@@ -28,6 +28,9 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     request: SignedRequest
     reply: bytes | None
 
+    def __repr__(self) -> str:
+        return f"Answered(stage={self.stage.name})"  # the last reply opens shares
+
 
 class Latches:
     """The stages answered in one sequence.

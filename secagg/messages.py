@@ -205,6 +205,9 @@ class Reveal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     shares: bytes
     signature: _Signature
 
+    def __repr__(self) -> str:
+        return "Reveal"
+
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A client ends its part of the round; a code and no other detail."""

@@ -56,6 +56,9 @@ class ServerSnapshot(
     seeds: dict[int, _Key] = {}
     opened: dict[int, dict[_Point, _Key]] = {}
 
+    def __repr__(self) -> str:
+        return "ServerSnapshot"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerStore:
