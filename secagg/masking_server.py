@@ -213,7 +213,7 @@ class MaskingServer:
             ServerSnapshot(
                 params=self.params,
                 page=self._book.page(),
-                lanes=freeze_lanes(self._lanes),
+                lanes=freeze_lanes(self._lanes, self._uploads),
                 adverts=to_table(self._adverts[client] for client in sorted(self._adverts)),
                 bundles=bundles,
                 uploads=to_table(self._uploads[client] for client in sorted(self._uploads)),
@@ -232,7 +232,7 @@ class MaskingServer:
             CorruptState: the snapshot does not fit together.
         """
         self._book.turn_to(snapshot.page)
-        self._lanes = thaw_lanes(snapshot.lanes, self.params)
+        self._lanes = thaw_lanes(snapshot.lanes, self.params, snapshot.uploads)
         try:
             adverts = from_table(AdvertRow, snapshot.adverts)
             uploads = from_table(SurvivorRow, snapshot.uploads)

@@ -177,10 +177,9 @@ class PlainServer:
         """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
         if self._store is None:
             raise ConfigurationError("this session was opened without a state key")
-        lanes = freeze_lanes(self._lanes)
-        return self._store.seal(
-            ServerSnapshot(params=self.params, page=self._book.page(), lanes=lanes)
-        )
+        page = self._book.page()
+        lanes = freeze_lanes(self._lanes, page.answered)
+        return self._store.seal(ServerSnapshot(params=self.params, page=page, lanes=lanes))
 
     def resume(self, snapshot: ServerSnapshot) -> None:
         """Takes up a round where a snapshot left it.
@@ -189,7 +188,7 @@ class PlainServer:
             CorruptState: the snapshot does not fit together.
         """
         self._book.turn_to(snapshot.page)
-        self._lanes = thaw_lanes(snapshot.lanes, self.params)
+        self._lanes = thaw_lanes(snapshot.lanes, self.params, snapshot.page.answered)
         self._opened = True
 
     def receive(self, client_id: int, message: bytes) -> None:

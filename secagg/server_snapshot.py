@@ -9,7 +9,7 @@ clients must take for equivocation. Uploads are in it as their running sum only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -37,7 +37,7 @@ class ServerSnapshot(
     Attributes:
         params: the round's parameters.
         page: who is expected, who answered, who is gone.
-        lanes: {lane: the accumulator as bytes}.
+        lanes: {lane: the accumulator as bytes}; empty while nothing was added.
         adverts: table of the cohort's keys; the views follow from it and what is below.
         bundles: {id: what it dealt}; its shares are dropped once they are sent on.
         uploads: table of the accepted uploads' digests.
@@ -96,24 +96,21 @@ def unseal_server(vault: Vault, saved: bytes) -> ServerSnapshot:
     return snapshot
 
 
-def freeze_lanes(lanes: Lanes) -> dict[int, bytes]:
-    """The accumulators as bytes."""
-    return {lane: words.tobytes() for lane, words in lanes.items()}
+def freeze_lanes(lanes: Lanes, added: Sized) -> dict[int, bytes]:
+    """The accumulators as bytes; none while nothing was `added` to them."""
+    return {lane: words.tobytes() for lane, words in lanes.items()} if added else {}
 
 
-def thaw_lanes(stored: Mapping[int, bytes], params: RoundParams) -> Lanes:
+def thaw_lanes(stored: Mapping[int, bytes], params: RoundParams, added: Sized) -> Lanes:
     """The accumulators that `freeze_lanes` was given, for a round with these parameters.
 
     Raises:
         CorruptState: they are of another length.
     """
-    expected = {
-        lane: length * LANE_TYPES[lane].itemsize
-        for lane, length in params.plan.lane_lengths.items()
-    }
+    lanes = params.plan.zeros()
+    expected = {lane: words.nbytes for lane, words in lanes.items()} if added else {}
     if {lane: len(words) for lane, words in stored.items()} != expected:
         raise CorruptState("the stored accumulators are not those of the round's layout")
-    lanes = params.plan.zeros()
     for lane, words in stored.items():
         lanes[lane][:] = np.frombuffer(words, LANE_TYPES[lane])
     return lanes

@@ -323,6 +323,7 @@ def test_what_does_not_fit_together_is_corrupt_though_the_seal_holds(stopped):
         sealed(lanes={}),
         sealed(lanes={lane: words[:-1] for lane, words in good.lanes.items()}),
         sealed(lanes={**good.lanes, 16: b""}),
+        sealed(uploads=b""),
         sealed(adverts=good.adverts[:-1]),
         sealed(uploads=good.uploads + good.uploads),
         sealed(bundles={**good.bundles, 70: good.bundles[10]}),
