@@ -220,16 +220,16 @@ def breaks_off(world, monkeypatch, protected):
     clients, server = world.clients(), world.server()
     requests = world.run_until(Stage.UPLOAD, clients, server)
     replies = {client: world.answer(clients[client], r) for client, r in requests.items()}
-    real, calls = ring.unpack, []
+    real, calls = ring.add_packed, []
 
-    def short_of_memory(body, width, length):
+    def short_of_memory(words, body, width):
         calls.append(width)
         if len(calls) == 2:
             raise MemoryError
-        return real(body, width, length)
+        real(words, body, width)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ring, "unpack", short_of_memory)
+        patch.setattr(ring, "add_packed", short_of_memory)
         with pytest.raises(MemoryError):
             server.receive(10, replies[10])
     if not protected:
@@ -330,7 +330,7 @@ def test_what_does_not_fit_together_is_corrupt_though_the_seal_holds(stopped):
         turned(sent={**page.sent, 70: 0}),
         turned(sent={**page.sent, 10: 9}),
         turned(requests=[]),
-        turned(answered={70: bytes(32)}),
+        turned(answered={70: (99, bytes(64))}),
         turned(bytes_up={}),
         turned(bytes_down={}),
         turned(dropped={70: Stage.SHARE}),
