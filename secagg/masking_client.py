@@ -93,7 +93,7 @@ from secagg.sealed_state import Vault
 from secagg.secret import RandomSource, Secret
 from secagg.shamir import random_element
 from secagg.threshold import guaranteed_honest
-from secagg.turn import Turn
+from secagg.turn import Turn, alone
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
 
 
@@ -143,12 +143,9 @@ class MaskingClient:
         except SecAggError:
             restored.end()
 
+    @alone
     def handle(self, request: bytes) -> Reply | InputWanted:
         """Answers one request of the server; see `secagg.api.ClientSession.handle`."""
-        with self._turn.taken():
-            return self._handle(request)
-
-    def _handle(self, request: bytes) -> Reply | InputWanted:
         header = read_header(request)
         if header.kind is Kind.OPEN:
             return self._advertise(request)
@@ -172,10 +169,10 @@ class MaskingClient:
             case _:
                 return self._reveal(running, request, decode(request, RevealRequest, limit=limit))
 
+    @alone
     def abandon(self) -> None:
         """Ends the running round and erases its secrets."""
-        with self._turn.taken():
-            self._leave()
+        self._leave()
 
     def _leave(self) -> None:
         if self._round is not None:
@@ -321,12 +318,9 @@ class MaskingClient:
             ),
         )
 
+    @alone
     def submit(self, update: Update, context: bytes) -> Reply:
         """Masks and signs the update; see `secagg.api.ClientSession.submit`."""
-        with self._turn.taken():
-            return self._submit(update, context)
-
-    def _submit(self, update: Update, context: bytes) -> Reply:
         running = self._round
         if running is None:
             raise WrongStage("UPLOAD: no round is running")

@@ -69,6 +69,7 @@ from secagg.recovery import recover
 from secagg.roster import Roster
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.shamir import is_element
+from secagg.turn import Turn, alone
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
 
 _REPLY_OF_STAGE: dict[Stage, Kind] = {
@@ -101,6 +102,7 @@ class MaskingServer:
         store: ServerStore | None = None,
     ) -> None:
         self._store = store
+        self._turn = Turn()
         self._book = Attendance(
             params=params,
             coordinator=coordinator,
@@ -145,6 +147,7 @@ class MaskingServer:
         """R and U, once the third stage is closed."""
         return known(self._survivors)
 
+    @alone
     def open(self) -> Requests:
         """The signed parameters, for every invited client."""
         if self._book.running or self._cohort is not None:
@@ -155,6 +158,7 @@ class MaskingServer:
         self._keep()
         return requests
 
+    @alone
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes in one reply; see `secagg.api.ServerSession.receive`."""
         awaited = _REPLY_OF_STAGE[self.stage]
@@ -174,6 +178,7 @@ class MaskingServer:
                 self._take_reveal(client_id, decode(message, Reveal, limit=limit))
         self._book.accept(client_id, message)
 
+    @alone
     def close_stage(self) -> Requests | Aggregate:
         """Ends the stage; see `secagg.api.ServerSession.close_stage`."""
         step = self._close(self._book.close())
@@ -196,12 +201,17 @@ class MaskingServer:
 
     # Storage --------------------------------------------------------------------------------
 
+    @alone
     def pending(self) -> Requests:
         """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
         return self._book.pending()
 
+    @alone
     def snapshot(self) -> bytes:
         """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
+        return self._sealed()
+
+    def _sealed(self) -> bytes:
         if self._store is None:
             raise ConfigurationError("this session was opened without a state key")
         bundles = self._bundles
@@ -257,7 +267,7 @@ class MaskingServer:
         """Makes the state durable; if that fails the round stops, and nothing leaves."""
         if self._store is not None:
             with self._book.all_or_nothing():
-                self._store.save(self.snapshot())
+                self._store.save(self._sealed())
 
     # Stage 0: ADVERTISE ---------------------------------------------------------------------
 

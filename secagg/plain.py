@@ -31,6 +31,7 @@ from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
 from secagg.secret import RandomSource
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
+from secagg.turn import Turn, alone
 
 
 class PlainClient:
@@ -136,6 +137,7 @@ class PlainServer:
         store: ServerStore | None = None,
     ) -> None:
         self._store = store
+        self._turn = Turn()
         self._book = Attendance(
             params=params,
             coordinator=coordinator,
@@ -156,6 +158,7 @@ class PlainServer:
         """The one stage of this mode."""
         return self._book.stage
 
+    @alone
     def open(self) -> Requests:
         """The signed parameters, for every invited client."""
         if self._opened:
@@ -166,15 +169,20 @@ class PlainServer:
         requests = self._book.begin(Stage.UPLOAD, dict.fromkeys(self._book.invited, request))
         if self._store is not None:
             with self._book.all_or_nothing():
-                self._store.save(self.snapshot())
+                self._store.save(self._sealed())
         return requests
 
+    @alone
     def pending(self) -> Requests:
         """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
         return self._book.pending()
 
+    @alone
     def snapshot(self) -> bytes:
         """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
+        return self._sealed()
+
+    def _sealed(self) -> bytes:
         if self._store is None:
             raise ConfigurationError("this session was opened without a state key")
         page = self._book.page()
@@ -191,6 +199,7 @@ class PlainServer:
         self._lanes = thaw_lanes(snapshot.lanes, self.params, snapshot.page.answered)
         self._opened = True
 
+    @alone
     def receive(self, client_id: int, message: bytes) -> None:
         """Takes in one upload; see `secagg.api.ServerSession.receive`."""
         if self._book.check_in(client_id, message, Kind.UPLOAD) is None:
@@ -205,6 +214,7 @@ class PlainServer:
             self.params.plan.add_body(self._lanes, upload.body)
         self._book.accept(client_id, message)
 
+    @alone
     def close_stage(self) -> Aggregate:
         """The sums over the uploads that arrived.
 

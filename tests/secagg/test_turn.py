@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from secagg import Stage, Update
+from secagg import Mode, SignatureCache, Stage, Update
 from secagg.errors import WrongStage
 from secagg.masking_client import MaskingClient
 from secagg.messages import Upload, decode
@@ -64,6 +64,46 @@ def test_half_done_control_without_the_turn_two_uploads_are_made_under_the_same_
 def test_a_call_within_a_call_is_refused(federation):
     with pytest.raises(WrongStage, match="within one of its own calls"):
         submits_within_submit(federation(4), None)
+
+
+class CallsBack(SignatureCache):
+    """In the place of a second thread: while a signature is looked up, the message comes again."""
+
+    def __init__(self):
+        super().__init__()
+        self.once = []
+
+    def __contains__(self, triple):
+        if self.once:
+            self.once.pop()()
+        return super().__contains__(triple)
+
+
+def receives_within_receive(world, turn):
+    """A server that is given an upload a second time while it looks at the first."""
+    clients, server = world.clients(), world.server()
+    requests = world.run_until(Stage.UPLOAD, clients, server)
+    replies = {client: world.answer(clients[client], r) for client, r in requests.items()}
+    server._turn = turn
+    world.cache.once = [lambda: server.receive(10, replies[10])]
+    server.receive(10, replies[10])
+    for client, reply in replies.items():
+        server.receive(client, reply)
+    return server
+
+
+def test_half_done_control_without_the_turn_an_upload_that_comes_twice_is_added_twice(federation):
+    world = federation(4, mode=Mode.PLAIN, cache=CallsBack())
+    server = receives_within_receive(world, NoTurn)
+    extra = server.close_stage().sums["delta"] - world.total(world.ids)["delta"]
+    assert np.array_equal(extra, world.values(10)["delta"])
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_upload_that_comes_again_while_it_is_looked_at_is_refused(federation, mode):
+    world = federation(4, mode=mode, cache=CallsBack())
+    with pytest.raises(WrongStage, match="within one of its own calls"):
+        receives_within_receive(world, Turn())
 
 
 def test_a_session_can_be_called_again_after_a_call_that_failed():
