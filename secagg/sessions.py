@@ -22,6 +22,11 @@ from secagg.sealed_state import Vault, is_sealed
 from secagg.secret import RandomSource
 from secagg.server_snapshot import ServerStore, unseal_server
 
+_RESTARTABLE: dict[Mode, type[MaskingServer] | type[PlainServer]] = {
+    Mode.MASKING: MaskingServer,
+    Mode.PLAIN: PlainServer,
+}
+
 
 def open_client(
     mode: Mode,
@@ -158,10 +163,10 @@ def open_restartable_server(
     Raises:
         UnknownIdentity: `coordinator` is not the roster's.
         WrongRound: the parameters name another roster.
-        ConfigurationError: `state_key` is not 32 bytes.
+        ConfigurationError: `state_key` is not 32 bytes, or the mode is one that cannot be restarted.
     """
     store = ServerStore(Vault(state_key, COORDINATOR_ID), save)
-    kind = MaskingServer if params.mode is Mode.MASKING else PlainServer
+    kind = _restartable(params.mode)
     return kind(params, coordinator, roster, cache=signature_cache, store=store)
 
 
@@ -194,7 +199,14 @@ def restore_server(
     """
     store = ServerStore(Vault(state_key, COORDINATOR_ID), save)
     snapshot = unseal_server(store.vault, saved)
-    kind = MaskingServer if snapshot.params.mode is Mode.MASKING else PlainServer
+    kind = _restartable(snapshot.params.mode)
     server = kind(snapshot.params, coordinator, roster, cache=signature_cache, store=store)
     server.resume(snapshot)
     return server
+
+
+def _restartable(mode: Mode) -> type[MaskingServer] | type[PlainServer]:
+    kind = _RESTARTABLE.get(mode)
+    if kind is None:
+        raise ConfigurationError(f"a server of mode {mode.name} cannot be restarted: open_server")
+    return kind

@@ -22,6 +22,7 @@ from secagg import (
     open_restartable_server,
     restore_server,
     ring,
+    sessions,
 )
 from secagg.errors import (
     BadSeal,
@@ -357,6 +358,12 @@ def test_without_a_state_key_there_is_no_snapshot_and_without_a_stage_nothing_to
         machine.session.snapshot()
     with pytest.raises(WrongStage):
         machine.restart().open()
+
+
+def test_a_mode_that_cannot_be_restarted_is_not_taken_for_another(masking, monkeypatch):
+    monkeypatch.delitem(sessions._RESTARTABLE, Mode.MASKING)
+    with pytest.raises(ConfigurationError, match="MASKING cannot be restarted"):
+        Machine(masking)
 
 
 def test_shares_that_were_sent_on_are_not_stored_again(masking):
