@@ -20,6 +20,7 @@ summing); Canonne, Kamath and Steinke, arXiv 2004.00010.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from privacy.dpsgd import StepHistory, bound_factors, check_rows, joint_norms
 from privacy.errors import ConfigurationError, StepError
 from privacy.grid import noise_bound, share_variance
 from privacy.plan import DPPlan
+
+LARGEST_SUM: Final = (1 << 23) - 1  # of a coordinate: 24 bits with its sign
 
 Integers = NDArray[np.int64]
 
@@ -59,7 +62,7 @@ class IntegerGradient:
     Args:
         plan: The accepted plan, with integer arithmetic.
         shapes: Block name -> shape of its parameters.
-        noise: Where noise comes from.
+        noise: Where noise comes from; the operating system by default.
         largest: Public bound of a coordinate of `query`; sums are clipped to it, which cannot
             increase sensitivity.
         history: Counts steps over rounds; a new one by default.
@@ -73,14 +76,14 @@ class IntegerGradient:
         *,
         plan: DPPlan,
         shapes: Mapping[str, tuple[int, ...]],
-        noise: DiscreteGaussianNoise,
-        largest: int,
+        noise: DiscreteGaussianNoise | None = None,
+        largest: int = LARGEST_SUM,
         history: StepHistory | None = None,
     ) -> None:
         self._plan = plan
         self._shapes = dict(shapes)
         self._weights = {name: plan.weight(name) for name in shapes}
-        self._noise = noise
+        self._noise = DiscreteGaussianNoise() if noise is None else noise
         self._largest = largest
         self._history = StepHistory() if history is None else history
         if plan.clip_steps is None:
@@ -192,3 +195,38 @@ class IntegerGradient:
             values[beyond] = self._noise.integers(len(beyond), variance=variance)
             beyond = beyond[np.abs(values[beyond]) > bound]
         return values
+
+
+class LocalIntegerGradient:
+    """`privacy.dpsgd.PrivateGradient` in integers: one client adds all the noise itself.
+
+    Args:
+        plan: The accepted plan, with integer arithmetic and local noise.
+        shapes: Block name -> shape of its parameters.
+        noise: Where noise comes from; the operating system by default.
+        history: Counts steps over rounds; a new one by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: DPPlan,
+        shapes: Mapping[str, tuple[int, ...]],
+        noise: DiscreteGaussianNoise | None = None,
+        history: StepHistory | None = None,
+    ) -> None:
+        self._examples = plan.expected_batch_size
+        self._steps = IntegerGradient(plan=plan, shapes=shapes, noise=noise, history=history)
+
+    def accumulate(self, grad_samples: Mapping[str, torch.Tensor]) -> None:
+        """Adds a chunk of the step's batch."""
+        self._steps.accumulate(grad_samples)
+
+    def release(self, grad_samples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Adds the last chunk and noises the step: block -> noised mean gradient."""
+        step = self._steps.release(grad_samples, honest=1)
+        return self._steps.gradient(step.query + step.noise, examples=self._examples)
+
+    def finish(self) -> None:
+        """Raises `StepError` unless exactly the charged steps were made."""
+        self._steps.finish()
