@@ -167,7 +167,6 @@ def train_privately(
     parameters = _leaves(spec, state, device)
     optimizer = _optimizer(parameters, settings, lr)
     space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
-    prompts = {name: parameters[name] for name in method.prompt_blocks}
     shapes = released_shapes(method, space, parameters)
     gradient: PrivateGradient | LocalIntegerGradient = (
         LocalIntegerGradient(plan=plan, shapes=shapes, history=history)
@@ -227,9 +226,7 @@ def query_privately(
     *chunks, last = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
     for positions in chunks:
         gradient.accumulate(_rows(method, space, head, *data.take(positions, device)))
-    release = gradient.release(
-        _rows(method, space, head, *data.take(last, device)), honest=honest
-    )
+    release = gradient.release(_rows(method, space, head, *data.take(last, device)), honest=honest)
     gradient.finish()
     return release
 

@@ -183,12 +183,26 @@ class LedgeredSession:
         self._session = session
         self._ledger: Ledger | None = None
         self._charge: Charge | None = None
-        self._guaranteed_honest = 0
+        self._wanted: InputWanted | None = None
 
     @property
     def guaranteed_honest(self) -> int:
-        """Honest clients that the running round's sum is sure to hold, as this client verified."""
-        return self._guaranteed_honest
+        """Honest clients that the running round's sum is sure to hold, as this client verified.
+
+        Raises:
+            RunError: no round has come so far that an update is wanted.
+        """
+        return self._verified().guaranteed_honest
+
+    @property
+    def colluders(self) -> int:
+        """Clients of the running round that are assumed to work with the server."""
+        return self._verified().params.colluders
+
+    def _verified(self) -> InputWanted:
+        if self._wanted is None:
+            raise RunError(f"client {self.client_id}: no update is wanted")
+        return self._wanted
 
     @property
     def client_id(self) -> int:
@@ -203,7 +217,7 @@ class LedgeredSession:
         """Answer one request of the server."""
         answer = self._session.handle(request)
         if isinstance(answer, InputWanted):
-            self._guaranteed_honest = answer.guaranteed_honest
+            self._wanted = answer
         return answer
 
     def submit(self, update: SegmentValues, context: bytes) -> Reply:

@@ -86,9 +86,7 @@ class IntegerGradient:
         self._noise = DiscreteGaussianNoise() if noise is None else noise
         self._largest = largest
         self._history = StepHistory() if history is None else history
-        if plan.clip_steps is None:
-            raise ConfigurationError("the plan's arithmetic is not integer")
-        self._bound = plan.clip_steps
+        self._bound = plan.grid_steps
         self._reach = self._bound - math.sqrt(self.dimension) / 2  # C' in grid steps
         if self._reach < self._bound / 2:
             raise ConfigurationError(

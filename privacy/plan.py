@@ -177,6 +177,17 @@ class DPPlan:
         """Of each coordinate of the noised sum, in weighted units."""
         return self.noise_multiplier * self.max_grad_norm
 
+    @property
+    def grid_steps(self) -> int:
+        """Grid steps of the clip norm.
+
+        Raises:
+            ConfigurationError: The arithmetic is not integer.
+        """
+        if self.clip_steps is None:
+            raise ConfigurationError("the plan's arithmetic is not integer")
+        return self.clip_steps
+
     def weight(self, block: str) -> float:
         """The public weight of a block.
 
