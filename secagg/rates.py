@@ -40,7 +40,7 @@ _SECONDS_EACH = 0.01  # of one repeat; 17 rates times 5 repeats make about a sec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """Seconds of processor time of each operation; the fields are those of `cost.Operations`."""
+    """Seconds of processor time of each operation; the fields are those of `secagg.operations.Operations`."""
 
     signatures: float
     verifications: float
