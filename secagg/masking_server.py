@@ -191,6 +191,7 @@ class MaskingServer:
         cohort = Cohort.of(self.params, adverts)
         least = max(self.params.n_min, cohort.threshold)
         self._book.require(len(adverts), least, "adverts", TooFewClients)
+        cohort.check_size(self.params.n_min)
         self._cohort = cohort
         signature = self._book.sign_request(Stage.SHARE, cohort.digest)
         request = CohortRequest(to_table(adverts), signature)
@@ -212,6 +213,7 @@ class MaskingServer:
         cohort = self.cohort
         least = max(cohort.threshold, self.params.survivors_min)
         self._book.require(len(answered), least, "bundles", TooFewClients)
+        cohort.check_windows(answered, "SHARE: bundles")
         sharers = self._sharers = Sharers.of(cohort, answered)
         signature = self._book.sign_request(Stage.UPLOAD, sharers.digest)
         mail: dict[int, list[bytes]] = {client: [] for client in sharers.ids}
@@ -240,6 +242,7 @@ class MaskingServer:
         rows = [self._uploads[client] for client in sorted(self._uploads)]
         least = max(self.cohort.threshold, self.params.survivors_min)
         self._book.require(len(rows), least, "uploads", TooFewSurvivors)
+        self.cohort.check_windows(self._uploads, "UPLOAD: uploads")
         pairs = [(row.client, row.upload) for row in rows]
         survivors = self._survivors = Survivors.of(self.sharers.digest, pairs)
         signature = self._book.sign_request(Stage.CONFIRM, survivors.digest)
@@ -309,7 +312,7 @@ class MaskingServer:
         if seed is None:
             seed = recover(
                 self._opened.get(client, {}),
-                self.cohort.threshold,
+                self.cohort.share_threshold,
                 lambda candidate: self._is_seed_of(client, candidate),
                 owner=client,
             )
@@ -319,7 +322,7 @@ class MaskingServer:
         """Takes away what each survivor added for a client whose own upload never came."""
         private = recover(
             self._opened.get(lost, {}),
-            self.cohort.threshold,
+            self.cohort.share_threshold,
             lambda candidate: self._is_mask_key_of(lost, candidate),
             owner=lost,
         )
