@@ -112,7 +112,9 @@ class Policy:
         if degree == COMPLETE_GRAPH:
             return
         if not self.sparse:
-            raise PolicyViolation(f"graph_degree={degree}: this client joins no sparse graph; use 0")
+            raise PolicyViolation(
+                f"graph_degree={degree}: this client joins no sparse graph; use 0"
+            )
         check_strength(invited, params.colluders, degree=degree, window=window)
 
     def _check_layout(self, layout: Layout) -> None:

@@ -86,9 +86,7 @@ class Cohort:
         """
         least = max(n_min, self.threshold)
         if len(self.adverts) < least:
-            raise TooFewClients(
-                f"SHARE: cohort of {len(self.adverts)} clients, {least} required"
-            )
+            raise TooFewClients(f"SHARE: cohort of {len(self.adverts)} clients, {least} required")
         if self.ring is not None:
             self.ring.check_size()
 
