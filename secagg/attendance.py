@@ -56,6 +56,7 @@ class Attendance:
         self.stage = stage
         self.running = False
         self.dropped: dict[int, Stage] = {}
+        self.signed: dict[Stage, bytes] = {}
         self._coordinator = coordinator
         self._roster = roster
         self._cache = cache
@@ -73,8 +74,10 @@ class Attendance:
     # Outgoing -------------------------------------------------------------------------------
 
     def sign_request(self, stage: Stage, digest: bytes) -> bytes:
-        """The coordinator's signature on a stage digest."""
-        return self._coordinator.sign(request_statement(self.params.digest, stage, digest))
+        """The coordinator's signature on a stage digest; kept in `signed` for the log."""
+        signature = self._coordinator.sign(request_statement(self.params.digest, stage, digest))
+        self.signed[stage] = signature
+        return signature
 
     def begin(self, stage: Stage, requests: dict[int, Message]) -> dict[int, bytes]:
         """Opens a stage: encodes its requests and awaits one reply of each receiver."""

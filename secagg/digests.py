@@ -113,9 +113,12 @@ def advert_statement(params: bytes, client: int, mask_key: bytes, share_key: byt
 
 def bundle_statement(cohort: bytes, client: int, seed_commitment: bytes, sealed: bytes) -> bytes:
     """Signed by a client: I dealt these sealed shares, of this seed."""
-    return digest(
-        "sign/bundle", cohort, u32(client), seed_commitment, hashlib.sha256(sealed).digest()
-    )
+    return dealt_statement(cohort, client, seed_commitment, hashlib.sha256(sealed).digest())
+
+
+def dealt_statement(cohort: bytes, client: int, seed_commitment: bytes, sealed: bytes) -> bytes:
+    """`bundle_statement`, from the SHA-256 of the sealed shares."""
+    return digest("sign/bundle", cohort, u32(client), seed_commitment, sealed)
 
 
 def upload_statement(view: bytes, client: int, upload: bytes) -> bytes:
@@ -136,9 +139,17 @@ def reveal_statement(
     The values enter as a digest, so the statement can be checked later without knowing them.
     """
     kinds = b"".join(u32(owner) + u8(kind) for owner, kind, _ in shares)
-    values = b"".join((seed, *(value for _, _, value in shares)))
-    hashed = hashlib.sha256(values).digest()
-    return digest("sign/reveal", survivors, u32(client), kinds, hashed)
+    return opened_statement(survivors, client, kinds, opened_values(seed, shares))
+
+
+def opened_statement(survivors: bytes, client: int, kinds: bytes, values: bytes) -> bytes:
+    """`reveal_statement`, from the (owner u32, kind u8) records and the digest of the values."""
+    return digest("sign/reveal", survivors, u32(client), kinds, values)
+
+
+def opened_values(seed: bytes, shares: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """SHA-256 of everything a client opens: its seed, then the shares in order."""
+    return hashlib.sha256(b"".join((seed, *(value for _, _, value in shares)))).digest()
 
 
 def refuse_statement(params: bytes, client: int, stage: int, code: int) -> bytes:

@@ -10,6 +10,7 @@ Source: Bonawitz et al., CCS 2017, figure 4 (active adversary), with the differe
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 
@@ -18,10 +19,11 @@ from secagg.api import Requests
 from secagg.attendance import Attendance
 from secagg.digests import (
     advert_statement,
-    bundle_statement,
     commitment,
     confirm_statement,
-    reveal_statement,
+    dealt_statement,
+    opened_statement,
+    opened_values,
     upload_digest,
     upload_statement,
 )
@@ -41,6 +43,7 @@ from secagg.messages import (
     Advert,
     AdvertRow,
     Bundle,
+    BundleRow,
     CohortRequest,
     Collect,
     Confirm,
@@ -48,6 +51,7 @@ from secagg.messages import (
     Kind,
     Message,
     Open,
+    OpenedRow,
     Reveal,
     RevealRequest,
     ShareRow,
@@ -62,6 +66,7 @@ from secagg.messages import (
 from secagg.params import RoundParams, Stage
 from secagg.recovery import recover
 from secagg.roster import Roster
+from secagg.roundlog import RevealEntry, RoundLog
 from secagg.shamir import is_element
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
 
@@ -94,9 +99,11 @@ class MaskingServer:
         )
         self._probe = AgreementKey.generate(os.urandom)
         self._adverts: dict[int, AdvertRow] = {}
-        self._bundles: dict[int, Bundle] = {}
+        self._bundles: dict[int, BundleRow] = {}
+        self._sealed: dict[int, bytes] = {}
         self._uploads: dict[int, SurvivorRow] = {}
         self._confirmations: dict[int, ConfirmRow] = {}
+        self._reveals: dict[int, RevealEntry] = {}
         self._seeds: dict[int, bytes] = {}
         self._opened: dict[int, dict[int, bytes]] = {}
         self._lanes = params.plan.zeros()
@@ -205,9 +212,11 @@ class MaskingServer:
             raise Malformed(
                 f"client {client}: {len(bundle.sealed)} bytes of shares, {expected} expected"
             )
-        statement = bundle_statement(self.cohort.digest, client, bundle.commitment, bundle.sealed)
+        hashed = hashlib.sha256(bundle.sealed).digest()
+        statement = dealt_statement(self.cohort.digest, client, bundle.commitment, hashed)
         self._book.check_signature(client, bundle.signature, statement)
-        self._bundles[client] = bundle
+        self._bundles[client] = BundleRow(client, bundle.commitment, hashed, bundle.signature)
+        self._sealed[client] = bundle.sealed
 
     def _send_shares(self, answered: tuple[int, ...]) -> Requests:
         cohort = self.cohort
@@ -218,7 +227,7 @@ class MaskingServer:
         signature = self._book.sign_request(Stage.UPLOAD, sharers.digest)
         mail: dict[int, list[bytes]] = {client: [] for client in sharers.ids}
         for dealer in sharers.ids:
-            sealed = self._bundles[dealer].sealed
+            sealed = self._sealed.pop(dealer)
             for place, reader in enumerate(cohort.neighbours(dealer)):
                 if reader in mail:
                     mail[reader].append(sealed[place * SEALED_BYTES : (place + 1) * SEALED_BYTES])
@@ -268,7 +277,9 @@ class MaskingServer:
 
     def _take_reveal(self, client: int, reveal: Reveal) -> None:
         rows = from_table(ShareRow, reveal.shares)
-        statement = reveal_statement(self.survivors.digest, client, reveal.seed, rows)
+        opened = to_table(OpenedRow(row.client, row.kind) for row in rows)
+        values = opened_values(reveal.seed, rows)
+        statement = opened_statement(self.survivors.digest, client, opened, values)
         self._book.check_signature(client, reveal.signature, statement)
         kinds = share_kinds(self.cohort, self.sharers, self.survivors, client)
         for row in rows:
@@ -276,6 +287,7 @@ class MaskingServer:
                 raise ViewMismatch(f"client {client}: a share of client {row.client} not due")
             if not is_element(row.value):
                 raise Malformed(f"client {client}: a share is not a field element")
+        self._reveals[client] = RevealEntry(client, opened, values, reveal.signature)
         point = self.cohort.points[client]
         for row in rows:
             self._opened.setdefault(row.client, {})[point] = row.value
@@ -304,8 +316,21 @@ class MaskingServer:
             sharers=self.sharers.digest,
             survivors=self.survivors.digest,
             threshold=needed,
+            log=self._log().to_bytes(),
         )
         return self._book.aggregate(self._lanes, alive, transcript)
+
+    def _log(self) -> RoundLog:
+        """What was signed in this round, without any upload or share."""
+        return RoundLog(
+            params=self.params,
+            requests=tuple(self._book.signed.values()),
+            adverts=to_table(self.cohort.adverts.values()),
+            bundles=to_table(self._bundles[client] for client in self.sharers.ids),
+            uploads=to_table(self._uploads[client] for client in self.survivors.ids),
+            confirmations=to_table(row for _, row in sorted(self._confirmations.items())),
+            reveals=tuple(entry for _, entry in sorted(self._reveals.items())),
+        )
 
     def _take_away_self_mask(self, client: int) -> None:
         seed = self._seeds.get(client)

@@ -24,10 +24,20 @@ from secagg.fixedpoint import Update, encode_update
 from secagg.keys import SignatureCache, SigningKey
 from secagg.latch import Latches
 from secagg.marks import Marks
-from secagg.messages import Kind, Open, Upload, decode, encode, max_bytes
+from secagg.messages import (
+    Kind,
+    Open,
+    SurvivorRow,
+    Upload,
+    decode,
+    encode,
+    max_bytes,
+    to_table,
+)
 from secagg.params import RoundParams, Stage
 from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
+from secagg.roundlog import RoundLog
 from secagg.secret import RandomSource
 
 
@@ -132,6 +142,7 @@ class PlainServer:
             stage=Stage.UPLOAD,
         )
         self._lanes = params.plan.zeros()
+        self._uploads: dict[int, SurvivorRow] = {}
         self._opened = False
 
     @property
@@ -164,6 +175,7 @@ class PlainServer:
         statement = upload_statement(view, client_id, hashed)
         self._book.check_signature(client_id, upload.signature, statement)
         self.params.plan.add_body(self._lanes, upload.body)
+        self._uploads[client_id] = SurvivorRow(client_id, hashed, upload.signature)
         self._book.accept(client_id, message)
 
     def close_stage(self) -> Aggregate:
@@ -176,4 +188,10 @@ class PlainServer:
         survivors = self._book.close()
         least = self.params.survivors_min
         self._book.require(len(survivors), least, "uploads", TooFewSurvivors)
-        return self._book.aggregate(self._lanes, survivors, Transcript(params=self.params.digest))
+        log = RoundLog(
+            params=self.params,
+            requests=tuple(self._book.signed.values()),
+            uploads=to_table(self._uploads[client] for client in survivors),
+        )
+        transcript = Transcript(params=self.params.digest, log=log.to_bytes())
+        return self._book.aggregate(self._lanes, survivors, transcript)

@@ -56,7 +56,7 @@ class Aggregation:
         self._layout = layout
         self._coordinator = SigningKey.generate()
         identities = [Identity.generate(client) for client in range(clients)]
-        self._roster = MemberRoster(
+        self.roster = MemberRoster(
             version=1,
             coordinator=self._coordinator.public,
             members=tuple(identity.member() for identity in identities),
@@ -72,7 +72,7 @@ class Aggregation:
                 open_client(
                     self.mode,
                     identity=identity,
-                    roster=self._roster,
+                    roster=self.roster,
                     policy=policy,
                     save=partial(write_whole, marks / f"client-{identity.id:03d}"),
                     signature_cache=self._cache,
@@ -89,7 +89,7 @@ class Aggregation:
         plain = self.mode is Mode.PLAIN
         return RoundParams.for_round(
             mode=self.mode,
-            roster=self._roster,
+            roster=self.roster,
             layout=self._layout,
             context=context,
             sequence=sequence,
@@ -138,7 +138,7 @@ class Aggregation:
             server = open_server(
                 self.parameters(cohort, context, self._sequence),
                 coordinator=self._coordinator,
-                roster=self._roster,
+                roster=self.roster,
                 signature_cache=self._cache,
             )
             try:

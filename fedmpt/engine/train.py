@@ -96,6 +96,7 @@ def train(
         if private:
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
         store.write_json("partition.json", _partition_record(federation))
+        store.write_bytes("roster.json", aggregation.roster.to_json())
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned))
         run = _Run(federation, store, listener)
@@ -164,6 +165,7 @@ class _Run:
         before = dict(self._phase)
         sketch = self._sketch()
         aggregate, attempts = self._aggregate(plan, sketch)
+        self._store.write_transcript(plan.round, aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         metrics = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
