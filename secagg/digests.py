@@ -13,29 +13,31 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 DIGEST_BYTES = 32
 _DOMAIN = b"secagg/v1/"
+_U8, _U16, _U32, _U64 = (struct.Struct(f"<{code}") for code in "BHIQ")
 
 
 def u8(value: int) -> bytes:
     """One byte."""
-    return struct.pack("<B", value)
+    return _U8.pack(value)
 
 
 def u16(value: int) -> bytes:
     """Two bytes, little-endian."""
-    return struct.pack("<H", value)
+    return _U16.pack(value)
 
 
 def u32(value: int) -> bytes:
     """Four bytes, little-endian."""
-    return struct.pack("<I", value)
+    return _U32.pack(value)
 
 
 def u64(value: int) -> bytes:
     """Eight bytes, little-endian."""
-    return struct.pack("<Q", value)
+    return _U64.pack(value)
 
 
 def f64(value: float) -> bytes:
@@ -45,12 +47,17 @@ def f64(value: float) -> bytes:
 
 def length_prefixed(part: bytes) -> bytes:
     """`part` after its own length as u32."""
-    return u32(len(part)) + part
+    return _U32.pack(len(part)) + part
+
+
+@cache
+def _prefixed_label(label: str) -> bytes:
+    return length_prefixed(_DOMAIN + label.encode("ascii"))
 
 
 def enc(label: str, *parts: bytes) -> bytes:
     """The injective encoding of a label and its parts."""
-    return b"".join(map(length_prefixed, (_DOMAIN + label.encode("ascii"), *parts)))
+    return b"".join([_prefixed_label(label), *map(length_prefixed, parts)])
 
 
 def digest(label: str, *parts: bytes) -> bytes:
