@@ -99,8 +99,8 @@ class MaskingServer:
         )
         self._probe = AgreementKey.generate(os.urandom)
         self._adverts: dict[int, AdvertRow] = {}
-        self._bundles: dict[int, BundleRow] = {}
-        self._sealed: dict[int, bytes] = {}
+        self._bundles: dict[int, Bundle] = {}
+        self._dealt: dict[int, BundleRow] = {}
         self._uploads: dict[int, SurvivorRow] = {}
         self._confirmations: dict[int, ConfirmRow] = {}
         self._reveals: dict[int, RevealEntry] = {}
@@ -215,8 +215,8 @@ class MaskingServer:
         hashed = hashlib.sha256(bundle.sealed).digest()
         statement = dealt_statement(self.cohort.digest, client, bundle.commitment, hashed)
         self._book.check_signature(client, bundle.signature, statement)
-        self._bundles[client] = BundleRow(client, bundle.commitment, hashed, bundle.signature)
-        self._sealed[client] = bundle.sealed
+        self._bundles[client] = bundle
+        self._dealt[client] = BundleRow(client, bundle.commitment, hashed, bundle.signature)
 
     def _send_shares(self, answered: tuple[int, ...]) -> Requests:
         cohort = self.cohort
@@ -227,7 +227,7 @@ class MaskingServer:
         signature = self._book.sign_request(Stage.UPLOAD, sharers.digest)
         mail: dict[int, list[bytes]] = {client: [] for client in sharers.ids}
         for dealer in sharers.ids:
-            sealed = self._sealed.pop(dealer)
+            sealed = self._bundles.pop(dealer).sealed  # not needed any more once it is sent on
             for place, reader in enumerate(cohort.neighbours(dealer)):
                 if reader in mail:
                     mail[reader].append(sealed[place * SEALED_BYTES : (place + 1) * SEALED_BYTES])
@@ -295,7 +295,7 @@ class MaskingServer:
             self._seeds[client] = reveal.seed
 
     def _is_seed_of(self, client: int, seed: bytes) -> bool:
-        committed = self._bundles[client].commitment
+        committed = self._dealt[client].commitment
         return hmac.compare_digest(commitment(self.cohort.digest, client, seed), committed)
 
     def _is_mask_key_of(self, client: int, private: bytes) -> bool:
@@ -326,7 +326,7 @@ class MaskingServer:
             params=self.params,
             requests=tuple(self._book.signed.values()),
             adverts=to_table(self.cohort.adverts.values()),
-            bundles=to_table(self._bundles[client] for client in self.sharers.ids),
+            bundles=to_table(self._dealt[client] for client in self.sharers.ids),
             uploads=to_table(self._uploads[client] for client in self.survivors.ids),
             confirmations=to_table(row for _, row in sorted(self._confirmations.items())),
             reveals=tuple(entry for _, entry in sorted(self._reveals.items())),

@@ -26,6 +26,7 @@ LANE_TYPES: dict[int, np.dtype[np.uint32] | np.dtype[np.uint64]] = {
 MAX_BYTES_PER_KEY = 2**36
 _CHUNK_BYTES = 1 << 18  # stays in the second-level cache while it is generated and added
 _BLOCK_BYTES = 16
+_ZERO_COUNTER = modes.CTR(bytes(_BLOCK_BYTES))
 _ZEROS = memoryview(bytes(_CHUNK_BYTES))
 
 
@@ -49,14 +50,13 @@ def add_keystream(words: Words, key: bytes, *, subtract: bool = False) -> None:
     """
     if words.nbytes > MAX_BYTES_PER_KEY:
         raise ConfigurationError(f"{words.nbytes} keystream bytes: at most {MAX_BYTES_PER_KEY}")
-    counter = modes.CTR(bytes(_BLOCK_BYTES))
-    encryptor: CipherContext = Cipher(algorithms.AES256(key), counter).encryptor()
+    encryptor: CipherContext = Cipher(algorithms.AES256(key), _ZERO_COUNTER).encryptor()
     step = _CHUNK_BYTES // words.itemsize
     # One buffer, filled again and again, with the spare room that the library asks for.
     buffer = np.empty(min(words.nbytes, _CHUNK_BYTES) + _BLOCK_BYTES - 1, np.uint8)
     for start in range(0, words.size, step):
         part = words[start : start + step]
-        encryptor.update_into(_ZEROS[: part.nbytes], memoryview(buffer))
+        encryptor.update_into(_ZEROS[: part.nbytes], buffer.data)
         stream = buffer[: part.nbytes].view(words.dtype)
         if subtract:
             np.subtract(part, stream, out=part)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +64,7 @@ class VerifiedRound:
         params: the parameters that the coordinator signed.
         cohort: clients that advertised keys; in plain mode those that uploaded.
         sharers: clients that dealt shares; in plain mode those that uploaded.
-        survivors: clients whose uploads the sum is over.
+        uploads: {client whose upload the sum is over: the upload's digest, which it signed}.
         confirmed: clients that signed this very list of survivors; none in plain mode.
         revealed: clients that opened shares for it; none in plain mode.
         threshold: t, confirmations and reveals needed; 0 in plain mode.
@@ -73,10 +73,15 @@ class VerifiedRound:
     params: RoundParams
     cohort: tuple[int, ...]
     sharers: tuple[int, ...]
-    survivors: tuple[int, ...]
+    uploads: Mapping[int, bytes]
     confirmed: tuple[int, ...] = ()
     revealed: tuple[int, ...] = ()
     threshold: int = 0
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """The clients that the sum is over."""
+        return tuple(self.uploads)
 
     def describe(self) -> str:
         """One line in plain words."""
@@ -229,7 +234,7 @@ class _Checker:
         cohort.check_windows(ids, "sharers")
         return Sharers.of(cohort, ids)
 
-    def survivors(self, view: bytes, allowed: Sequence[int], least: int) -> Survivors:
+    def uploads(self, view: bytes, allowed: Sequence[int], least: int) -> dict[int, bytes]:
         rows = from_table(SurvivorRow, self.record.uploads)
         for row in rows:
             statement = upload_statement(view, row.client, row.upload)
@@ -237,7 +242,7 @@ class _Checker:
         ids = self._members(rows, allowed, "a survivor", "dealt no shares")
         if len(ids) < least:
             raise TooFewSurvivors(f"{len(ids)} survivors, {least} required")
-        return Survivors.of(view, ((row.client, row.upload) for row in rows))
+        return {row.client: row.upload for row in rows}
 
     def confirmed(self, cohort: Cohort, survivors: Survivors) -> tuple[int, ...]:
         rows = from_table(ConfirmRow, self.record.confirmations)
@@ -305,8 +310,9 @@ def _verify_plain(check: _Checker) -> VerifiedRound:
     check.requests(params.digest)
     rows = from_table(SurvivorRow, record.uploads)
     everybody = [row.client for row in rows]  # `signature` has refused those not invited
-    ids = check.survivors(params.digest, everybody, params.survivors_min).ids
-    return VerifiedRound(params=params, cohort=ids, sharers=ids, survivors=ids)
+    uploads = check.uploads(params.digest, everybody, params.survivors_min)
+    ids = tuple(uploads)
+    return VerifiedRound(params=params, cohort=ids, sharers=ids, uploads=uploads)
 
 
 def _verify_masking(check: _Checker) -> VerifiedRound:
@@ -314,7 +320,8 @@ def _verify_masking(check: _Checker) -> VerifiedRound:
     cohort = check.cohort()
     sharers = check.sharers(cohort)
     least = max(cohort.threshold, params.survivors_min)
-    survivors = check.survivors(sharers.digest, sharers.ids, least)
+    uploads = check.uploads(sharers.digest, sharers.ids, least)
+    survivors = Survivors.of(sharers.digest, uploads.items())
     cohort.check_windows(survivors.ids, "survivors")
     final = survivors.digest
     check.requests(params.digest, cohort.digest, sharers.digest, final, final)
@@ -323,7 +330,7 @@ def _verify_masking(check: _Checker) -> VerifiedRound:
         params=params,
         cohort=cohort.ids,
         sharers=sharers.ids,
-        survivors=survivors.ids,
+        uploads=uploads,
         confirmed=confirmed,
         revealed=check.revealed(cohort, sharers, survivors, confirmed),
         threshold=cohort.threshold,

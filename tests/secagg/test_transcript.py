@@ -127,6 +127,8 @@ def test_an_honest_log_says_who_did_what(logged):
     assert found.cohort == logged.world.ids
     assert found.sharers == logged.world.ids[1:]
     assert found.survivors == logged.world.ids[2:]
+    rows = from_table(SurvivorRow, logged.log.uploads)
+    assert found.uploads == {row.client: row.upload for row in rows}
     assert found.confirmed == logged.world.ids[3:]
     assert found.revealed == logged.world.ids[4:]
     assert found.threshold == 6
