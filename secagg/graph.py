@@ -158,6 +158,8 @@ def recommended(clients: int, colluders: int, dropout: float = DEFAULT_DROPOUT) 
     if not 0 <= dropout < 1:
         raise ConfigurationError(f"dropout={dropout}: must be at least 0 and below 1")
     lost = math.ceil(Fraction(dropout).limit_denominator(10**6) * clients)
+    if colluders + lost >= clients:  # even on average a window has no room for both
+        return COMPLETE_GRAPH
     for degree in range(2 * MIN_WINDOW, clients - 1, 2):
         spare = degree // 2 - least_window(clients, colluders, degree)
         if spare >= 0 and _is_rare(clients, lost, degree // 2, spare + 1):

@@ -1,8 +1,8 @@
 """The public log of one round: what its participants signed, and no update, key or share.
 
 A log exists for a round that gave a sum. It holds no digest that can be computed from the rest, so
-nothing in it can be believed without being checked; `secagg.transcript` does that. A round that
-aborted leaves none: it has no sum whose origin could be shown, and shows in a gap of sequences.
+nothing in it can be believed without being checked; `secagg.transcript` does that. An attempt that
+aborted leaves none, since it has no sum whose origin could be shown; a gap of sequences tells of it.
 
 The file is a prefix (magic, version) and one strictly decoded MessagePack array.
 """

@@ -99,6 +99,7 @@ def test_up_to_512_clients_everybody_is_joined_by_default():
 
 def test_where_no_sparse_ring_will_do_everybody_is_joined():
     assert recommended(12, 3, 0.3) == COMPLETE_GRAPH
+    assert recommended(60_000, 42_000, 0.3) == COMPLETE_GRAPH
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
