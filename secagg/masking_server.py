@@ -290,9 +290,11 @@ class MaskingServer:
         self._reveals[client] = RevealEntry(client, opened, values, reveal.signature)
         point = self.cohort.points[client]
         for row in rows:
-            self._opened.setdefault(row.client, {})[point] = row.value
+            if row.client not in self._seeds:
+                self._opened.setdefault(row.client, {})[point] = row.value
         if self._is_seed_of(client, reveal.seed):
             self._seeds[client] = reveal.seed
+            self._opened.pop(client, None)  # its shares are only needed while it is silent
 
     def _is_seed_of(self, client: int, seed: bytes) -> bool:
         committed = self._dealt[client].commitment

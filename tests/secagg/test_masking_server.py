@@ -71,6 +71,14 @@ def test_sealed_shares_are_not_kept_once_they_are_sent_on(federation):
     assert not server._bundles
 
 
+def test_shares_are_kept_of_those_only_who_do_not_open_their_seed_themselves(federation):
+    world = federation(8)
+    server = world.server()
+    world.run({20: "upload", 30: "reveal"}, server=server)
+    assert set(server._opened) == {20, 30}
+    assert set(server._seeds) == set(world.ids) - {20, 30}
+
+
 def test_a_round_of_twelve_clients_and_ten_thousand_values_is_quick(federation, context):
     """The best of three rounds takes less than 0.15 s of processor time, everybody included."""
     layout = Layout((FixedSegment(name="x", length=10_000, clip=1.0),))

@@ -169,3 +169,17 @@ def test_a_client_may_refuse_sparse_graphs_altogether(federation):
     world.policy().check(params, roster=world.roster, client=10)
     with pytest.raises(PolicyViolation, match="no sparse graph"):
         world.policy(sparse=False).check(params, roster=world.roster, client=10)
+
+
+@pytest.mark.slow
+def test_520_clients_get_a_ring_by_default_and_the_exact_sum(federation):
+    """Ids are in order of the roster, so every tenth of them is anywhere on the ring."""
+    world = federation(520, colluders=20)
+    params = world.params()
+    assert params.graph_degree == 76
+    server = world.server(params)
+    aggregate = world.run(dict.fromkeys(world.ids[::10], "upload"), server=server)
+    survivors = [client for client in world.ids if client not in world.ids[::10]]
+    assert aggregate.survivors == tuple(survivors)
+    for name, sums in world.total(survivors).items():
+        assert np.array_equal(aggregate.sums[name], sums)
