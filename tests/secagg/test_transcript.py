@@ -407,8 +407,9 @@ EDITS = {
 def test_an_edit_is_refused_though_the_server_signs_its_requests_again(logged, name):
     edit, error = EDITS[name]
     edited = logged.resigned(edit(logged))
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         logged.verify(edited)
+    assert "coordinator" not in str(caught.value)  # it is the members' word that is missing
 
 
 def test_there_are_at_least_twenty_edits():
