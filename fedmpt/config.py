@@ -213,6 +213,9 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     lifetime: PositiveFloat | None = (
         None  # over all runs on a ledger; None: the ledger's, else epsilon
     )
+    noise: Literal["local", "shares"] = "local"  # all of it on every client, or in the sum only
+    unit: Literal["example", "client"] = "example"  # what is protected; a client needs shares
+    arithmetic: Literal["float", "integer"] = "float"  # of query and noise; shares are integers
     clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
     clip_mode: Literal["flat", "normalise"] = "normalise"
     space: Literal["auto", "text", "sketch", "prompt"] = (

@@ -22,8 +22,9 @@ from fedmpt.data.features import FeatureBank
 from fedmpt.errors import RunError
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.types import GlobalState, ParameterSpec, Update
-from privacy import DPPlan, DPSpace, NoiseSource, PoissonSampler
+from privacy import Arithmetic, DPPlan, DPSpace, NoiseSource, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
+from privacy.integer import GridRelease, IntegerGradient, LocalIntegerGradient
 from privacy.jacobian import TEXT_BLOCK, PromptSpace, Space, TextSpace
 from privacy.sketch import Sketch, SketchSpace
 
@@ -166,25 +167,18 @@ def train_privately(
     parameters = _leaves(spec, state, device)
     optimizer = _optimizer(parameters, settings, lr)
     space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
-    prompts = {name: parameters[name] for name in method.prompt_blocks}
-    others = {name: value for name, value in parameters.items() if name not in prompts}
-    shapes = {name: tuple(value.shape) for name, value in others.items()} | space.block_shapes(
-        prompts
-    )
-    gradient = PrivateGradient(
-        plan=plan, shapes=shapes, noise=noise, history=history, device=device
+    shapes = released_shapes(method, space, parameters)
+    gradient: PrivateGradient | LocalIntegerGradient = (
+        LocalIntegerGradient(plan=plan, shapes=shapes, history=history)
+        if plan.arithmetic is Arithmetic.INTEGER
+        else PrivateGradient(plan=plan, shapes=shapes, noise=noise, history=history, device=device)
     )
     for _ in range(plan.steps_per_round):
-        text = space.encode(prompts)
-        head = {name: value.detach() for name, value in others.items()} | {TEXT_BLOCK: text}
-        chunks = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
-        for index, positions in enumerate(chunks):
-            rows = per_example_gradients(method, head, *data.take(positions, device))
-            rows |= space.rows(rows.pop(TEXT_BLOCK))
-            if index < len(chunks) - 1:
-                gradient.accumulate(rows)
-            else:
-                released = gradient.release(rows)
+        head = _head(method, space, parameters)
+        *chunks, last = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
+        for positions in chunks:
+            gradient.accumulate(_rows(method, space, head, *data.take(positions, device)))
+        released = gradient.release(_rows(method, space, head, *data.take(last, device)))
         released |= space.to_prompt_gradient(released)
         for name, value in parameters.items():
             value.grad = released[name] * plan.expected_batch_size
@@ -193,6 +187,57 @@ def train_privately(
         optimizer.step()
     gradient.finish()
     return Update(delta=spec.flatten(parameters) - state.vector, weight=weight)
+
+
+def query_privately(
+    method: Method,
+    spec: ParameterSpec,
+    state: GlobalState,
+    data: ClientData,
+    *,
+    device: torch.device,
+    plan: DPPlan,
+    sampler: PoissonSampler,
+    gradient: IntegerGradient,
+    honest: int,
+    sketch: Sketch | None = None,
+    prompt_chunk: int = 1,
+) -> GridRelease:
+    """Make the one step of a round whose noise the clients share; call it only for a charged round.
+
+    Guarantee: as `privacy.integer.IntegerGradient`; nothing but the sum over contributors may be opened.
+
+    Args:
+        method: the method; its score and loss treat every example alone.
+        spec: layout of the parameters.
+        state: the broadcast state; not changed.
+        data: this client's data.
+        device: where to compute.
+        plan: the accepted plan.
+        sampler: draws the batch, with secret coins.
+        gradient: clips, rounds and noises; made for `released_shapes`.
+        honest: contributors whose shares are counted on in this round's sum.
+        sketch: of the encoder at ``state``; for the ``sketch`` space.
+        prompt_chunk: examples a backward pass, in the ``prompt`` space.
+    """
+    parameters = spec.unflatten(state.vector, device)
+    space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
+    head = _head(method, space, parameters)
+    *chunks, last = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
+    for positions in chunks:
+        gradient.accumulate(_rows(method, space, head, *data.take(positions, device)))
+    release = gradient.release(_rows(method, space, head, *data.take(last, device)), honest=honest)
+    gradient.finish()
+    return release
+
+
+def released_shapes(
+    method: Method, space: Space, parameters: Parameters
+) -> dict[str, tuple[int, ...]]:
+    """Return the blocks a private step releases: those of the space, and every other tensor as it is."""
+    prompts = {name: parameters[name] for name in method.prompt_blocks}
+    others = {name: tuple(v.shape) for name, v in parameters.items() if name not in prompts}
+    return others | space.block_shapes(prompts)
 
 
 def make_space(
@@ -247,6 +292,21 @@ def per_example_gradients(
         head, patches, labels
     )
     return dict(gradients)
+
+
+def _head(method: Method, space: Space, parameters: Parameters) -> Parameters:
+    """Return what an example's loss is differentiated in: text features, and all that is no prompt."""
+    prompts = {name: parameters[name] for name in method.prompt_blocks}
+    others = {name: v.detach() for name, v in parameters.items() if name not in prompts}
+    return others | {TEXT_BLOCK: space.encode(prompts)}
+
+
+def _rows(
+    method: Method, space: Space, head: Parameters, patches: Tensor, labels: Tensor
+) -> Parameters:
+    """Return the per-example gradients of every released block."""
+    rows = per_example_gradients(method, head, patches, labels)
+    return rows | space.rows(rows.pop(TEXT_BLOCK))
 
 
 def _leaves(spec: ParameterSpec, state: GlobalState, device: torch.device) -> Parameters:

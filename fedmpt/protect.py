@@ -18,6 +18,7 @@ from fedmpt.config import SecAggConfig
 from fedmpt.errors import RunError
 from fedmpt.types import FloatVector, GlobalState, Update
 from privacy import Charge, Ledger
+from privacy.integer import LARGEST_SUM, GridRelease
 from secagg import (
     Aggregate,
     ClientSession,
@@ -119,6 +120,45 @@ class Envelope:
         return int(aggregate.sums["loss"][0]) / _LOSS_STEPS / examples
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridEnvelope:
+    """How a step in integers, with its share of noise, becomes the one segment of a sum.
+
+    Nothing is rescaled or rounded on the way: a grid step of `privacy` is a grid step of `secagg`.
+
+    Attributes:
+        layout: segment ``gradient``; no clip counters, which would be computed before noise.
+    """
+
+    layout: Layout
+
+    @classmethod
+    def of(cls, *, dimension: int, noise_bound: int) -> GridEnvelope:
+        """Return the envelope of a run.
+
+        Args:
+            dimension: released values.
+            noise_bound: largest magnitude of a client's noise, in grid steps.
+        """
+        gradient = FixedSegment(
+            name="gradient",
+            length=dimension,
+            clip=float(LARGEST_SUM),
+            bits=LARGEST_SUM.bit_length() + 1,
+            noise_bound=noise_bound,
+            count_clips=False,
+        )
+        return cls(layout=Layout((gradient,)))
+
+    def seal(self, release: GridRelease) -> SegmentValues:
+        """Return the segment's values; `secagg` adds the noise before it masks."""
+        return SegmentValues(values={"gradient": release.query}, noise={"gradient": release.noise})
+
+    def open_sum(self, aggregate: Aggregate) -> NDArray[np.int64]:
+        """Return the survivors' noised sum, int64 ``[dimension]``, in grid steps."""
+        return aggregate.sums["gradient"]
+
+
 def round_context(state: GlobalState, *, lr: float, run_digest: bytes) -> bytes:
     """Return the 32-byte digest of all that an update of this round rests on.
 
@@ -143,6 +183,26 @@ class LedgeredSession:
         self._session = session
         self._ledger: Ledger | None = None
         self._charge: Charge | None = None
+        self._wanted: InputWanted | None = None
+
+    @property
+    def guaranteed_honest(self) -> int:
+        """Honest clients that the running round's sum is sure to hold, as this client verified.
+
+        Raises:
+            RunError: no round has come so far that an update is wanted.
+        """
+        return self._verified().guaranteed_honest
+
+    @property
+    def colluders(self) -> int:
+        """Clients of the running round that are assumed to work with the server."""
+        return self._verified().params.colluders
+
+    def _verified(self) -> InputWanted:
+        if self._wanted is None:
+            raise RunError(f"client {self.client_id}: no update is wanted")
+        return self._wanted
 
     @property
     def client_id(self) -> int:
@@ -155,7 +215,10 @@ class LedgeredSession:
 
     def handle(self, request: bytes) -> Reply | InputWanted:
         """Answer one request of the server."""
-        return self._session.handle(request)
+        answer = self._session.handle(request)
+        if isinstance(answer, InputWanted):
+            self._wanted = answer
+        return answer
 
     def submit(self, update: SegmentValues, context: bytes) -> Reply:
         """Protect the update and book its release."""

@@ -2,7 +2,8 @@
 
 ``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
 privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
-parameters; ``partition.json`` who holds how many images of what; ``summary.json`` the result.
+parameters; ``partition.json`` who holds how many images of what; ``roster.json`` the public keys and ``transcripts/``
+one public log of signatures a round, both for ``python -m secagg.transcript``; ``summary.json`` the result.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class RunStore:
             ) from error
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
+
+    def write_transcript(self, round_number: int, log: bytes) -> None:
+        """Write the public log of a round's aggregation."""
+        (self.folder / "transcripts").mkdir(exist_ok=True)
+        self.write_bytes(f"transcripts/round-{round_number:04d}.bin", log)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

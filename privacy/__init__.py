@@ -21,6 +21,7 @@ from privacy.accountant import (
 )
 from privacy.budget import Admission, Budget
 from privacy.calibrate import CalibrationCache, affordable_epsilon, calibrate_noise_multiplier
+from privacy.discrete import DiscreteGaussianNoise
 from privacy.errors import (
     AccountingError,
     BudgetExhausted,
@@ -49,9 +50,11 @@ from privacy.history import (
 from privacy.ledger import Ledger
 from privacy.noise import GaussianNoise, NoiseSource
 from privacy.plan import (
+    Arithmetic,
     ClipMode,
     DPPlan,
     DPSpace,
+    NoiseMode,
     default_delta,
     equal_share_weights,
     least_noise_weights,
@@ -62,12 +65,15 @@ from privacy.sampling import PoissonSampler
 
 if TYPE_CHECKING:
     from privacy.dpsgd import PrivateGradient, StepHistory
+    from privacy.integer import GridRelease, IntegerGradient
     from privacy.jacobian import PromptSpace, Space, TextSpace, make_space
     from privacy.sketch import Sketch, SketchSpace, build_sketch
 
 _NEED_TORCH = {
     "PrivateGradient": "privacy.dpsgd",
     "StepHistory": "privacy.dpsgd",
+    "GridRelease": "privacy.integer",
+    "IntegerGradient": "privacy.integer",
     "PromptSpace": "privacy.jacobian",
     "Space": "privacy.jacobian",
     "TextSpace": "privacy.jacobian",
@@ -81,6 +87,7 @@ __all__ = [
     "Accountant",
     "AccountingError",
     "Admission",
+    "Arithmetic",
     "Budget",
     "BudgetExhausted",
     "CalibrationCache",
@@ -90,10 +97,13 @@ __all__ = [
     "ConfigurationError",
     "DPPlan",
     "DPSpace",
+    "DiscreteGaussianNoise",
     "EpsilonFigures",
     "Event",
     "GaussianNoise",
     "GradientShapeError",
+    "GridRelease",
+    "IntegerGradient",
     "Ledger",
     "LedgerConflict",
     "LedgerCorrupt",
@@ -104,6 +114,7 @@ __all__ = [
     "LedgerRolledBack",
     "LedgerTerms",
     "NeighbouringRelation",
+    "NoiseMode",
     "NoiseSource",
     "PLDAccountant",
     "PRVAccountant",

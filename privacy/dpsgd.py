@@ -75,7 +75,7 @@ class SecretNoiseDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships
             raise StepError("these gradients were already used")
         norms = joint_norms(rows, self._weights)  # [b]
         finite = torch.isfinite(norms)  # [b]
-        factors = torch.where(finite, self._factors(norms), 0.0)  # [b]
+        factors = torch.where(finite, bound_factors(norms, self.max_grad_norm, self._clip), 0.0)
         everything_finite = bool(finite.all())
         for parameter, some, weight in zip(self.params, rows, self._weights, strict=True):
             kept = some  # [b, *shape]
@@ -85,12 +85,6 @@ class SecretNoiseDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships
             before = parameter.summed_grad
             parameter.summed_grad = added if before is None else before + added
             parameter.grad_sample._processed = True
-
-    def _factors(self, norms: torch.Tensor) -> torch.Tensor:
-        bound: float = self.max_grad_norm
-        if self._clip is ClipMode.NORMALISE:
-            return bound / (norms + _NORMALISE_SHIFT * bound)
-        return (bound / norms).clamp(max=1.0)  # 1 at norm 0
 
     def add_noise(self) -> None:
         """Adds secret noise of standard deviation `sigma * C`, once per sum."""
@@ -140,6 +134,10 @@ class StepHistory:
                 f"{sorted(charged.items())}; nothing of this round may be released"
             )
 
+    def record(self, sample_rate: float, noise_multiplier: float) -> None:
+        """Counts a noised step that did not run through Opacus' optimiser."""
+        self._accountant.step(noise_multiplier=noise_multiplier, sample_rate=sample_rate)
+
     def _attach(self, optimizer: SecretNoiseDPOptimizer, sample_rate: float) -> None:
         optimizer.attach_step_hook(self._accountant.get_optimizer_hook_fn(sample_rate=sample_rate))
 
@@ -185,6 +183,7 @@ class PrivateGradient:
         if not shapes:
             raise GradientShapeError("there must be at least one block")
         self._plan = plan
+        self._shapes = dict(shapes)
         self._weights = {name: plan.weight(name) for name in shapes}
         self._parameters = {
             name: torch.nn.Parameter(torch.zeros(shape, dtype=torch.float32, device=device))
@@ -221,7 +220,7 @@ class PrivateGradient:
             grad_samples: As for `release`.
         """
         self._require_step_left()
-        self._check(grad_samples)
+        check_rows(grad_samples, self._shapes)
         self._sound = False
         self._load(grad_samples)
         self._optimizer.signal_skip_step(do_skip=True)
@@ -244,7 +243,7 @@ class PrivateGradient:
             StepError: All steps of the round are done.
         """
         self._require_step_left()
-        self._check(grad_samples)
+        check_rows(grad_samples, self._shapes)
         self._sound = False
         self._load(grad_samples)
         self._optimizer.pre_step()
@@ -278,24 +277,34 @@ class PrivateGradient:
             rows = grad_samples[name].detach().to(parameter.device)
             parameter.grad_sample = rows  # type: ignore[attr-defined]
 
-    def _check(self, grad_samples: Mapping[str, torch.Tensor]) -> None:
-        if set(grad_samples) != set(self._parameters):
+
+def check_rows(
+    grad_samples: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `GradientShapeError` unless every block has float32 rows of its shape, equally many."""
+    if set(grad_samples) != set(shapes):
+        raise GradientShapeError(
+            f"blocks {sorted(grad_samples)} are not the announced {sorted(shapes)}"
+        )
+    sizes = set()
+    for name, shape in shapes.items():
+        rows = grad_samples[name]
+        if rows.dtype is not torch.float32:
+            raise GradientShapeError(f"block {name!r}: dtype {rows.dtype}, must be float32")
+        if rows.dim() == 0 or tuple(rows.shape[1:]) != tuple(shape):
             raise GradientShapeError(
-                f"blocks {sorted(grad_samples)} are not the announced {sorted(self._parameters)}"
+                f"block {name!r}: rows of shape {tuple(rows.shape[1:])}, must be {tuple(shape)}"
             )
-        sizes = set()
-        for name, parameter in self._parameters.items():
-            rows = grad_samples[name]
-            if rows.dtype is not torch.float32:
-                raise GradientShapeError(f"block {name!r}: dtype {rows.dtype}, must be float32")
-            if rows.dim() == 0 or rows.shape[1:] != parameter.shape:
-                raise GradientShapeError(
-                    f"block {name!r}: rows of shape {tuple(rows.shape[1:])}, "
-                    f"must be {tuple(parameter.shape)}"
-                )
-            sizes.add(rows.shape[0])
-        if len(sizes) != 1:
-            raise GradientShapeError("the blocks do not have the same number of rows")
+        sizes.add(rows.shape[0])
+    if len(sizes) != 1:
+        raise GradientShapeError("the blocks do not have the same number of rows")
+
+
+def bound_factors(norms: torch.Tensor, bound: float, clip: ClipMode) -> torch.Tensor:
+    """What each vector of these norms is multiplied by so that none is longer than `bound`."""
+    if clip is ClipMode.NORMALISE:
+        return bound / (norms + _NORMALISE_SHIFT * bound)
+    return (bound / norms).clamp(max=1.0)  # 1 at norm 0
 
 
 def joint_norms(rows: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

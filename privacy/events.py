@@ -26,6 +26,7 @@ class PrivacyUnit(StrEnum):
     """What is added to, removed from or replaced in a dataset."""
 
     EXAMPLE = "example"
+    CLIENT = "client"  # everything one client contributes to a round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

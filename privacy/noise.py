@@ -5,14 +5,12 @@ arithmetic. Its values lie within 8.6 standard deviations (mass beyond: 8e-18 a 
 floating-point grid, so it does not defend against attacks that read the low bits of a released
 float.
 
-Integer mode's building block is `discrete_gaussian`, exact in Python integers.
+Integer noise, which has no such low bits, is in `privacy.discrete`.
 
-Source: Box and Muller, 1958; Canonne, Kamath and Steinke, arXiv 2004.00010, algorithms 1-3; on
-floating-point attacks Mironov, CCS 2012, and arXiv 2107.10138.
+Source: Box and Muller, 1958; on floating-point attacks Mironov, CCS 2012, and arXiv 2107.10138.
 """
 
 import math
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -89,95 +87,3 @@ def standard_normal(size: int, source: ByteSource) -> NDArray[np.float64]:
     np.multiply(radius, np.cos(angle), out=values[:pairs])
     np.multiply(radius, np.sin(angle), out=values[pairs:])
     return values[:size]
-
-
-def discrete_gaussian(size: int, *, variance: Fraction, source: ByteSource) -> list[int]:
-    """Exact samples of the discrete Gaussian.
-
-    Integers x have probability proportional to `exp(-x^2 / (2 variance))`. No floating-point number
-    is used, so nothing depends on rounding.
-
-    Args:
-        size: How many values.
-        variance: The parameter sigma squared, > 0.
-        source: Where the bytes come from.
-
-    Raises:
-        ValueError: `variance` is not positive.
-
-    Source: arXiv 2004.00010, algorithm 3.
-    """
-    if variance <= 0:
-        raise ValueError(f"variance={variance}: must be > 0")
-    coins = _Coins(source)
-    scale = math.isqrt(math.floor(variance)) + 1
-    return [_one_discrete_gaussian(variance, scale, coins) for _ in range(size)]
-
-
-def _one_discrete_gaussian(variance: Fraction, scale: int, coins: "_Coins") -> int:
-    while True:
-        candidate = _discrete_laplace(scale, coins)
-        excess = abs(candidate) - variance / scale
-        if _bernoulli_exp(excess * excess / (2 * variance), coins):
-            return candidate
-
-
-def _discrete_laplace(scale: int, coins: "_Coins") -> int:
-    """An integer with probability proportional to `exp(-|x| / scale)`."""
-    while True:
-        remainder = coins.below(scale)
-        if not _bernoulli_exp(Fraction(remainder, scale), coins):
-            continue
-        quotient = 0
-        while _bernoulli_exp(Fraction(1), coins):
-            quotient += 1
-        magnitude = remainder + scale * quotient
-        negative = coins.below(2) == 1
-        if negative and magnitude == 0:
-            continue  # zero would otherwise be counted twice
-        return -magnitude if negative else magnitude
-
-
-def _bernoulli_exp(gamma: Fraction, coins: "_Coins") -> bool:
-    """True with probability exactly `exp(-gamma)`, gamma >= 0."""
-    whole, rest = divmod(gamma, 1)
-    for _ in range(int(whole)):
-        if not _bernoulli_exp_unit(Fraction(1), coins):
-            return False
-    return _bernoulli_exp_unit(rest, coins)
-
-
-def _bernoulli_exp_unit(gamma: Fraction, coins: "_Coins") -> bool:
-    """True with probability exactly `exp(-gamma)`, 0 <= gamma <= 1, by von Neumann's series."""
-    trials = 1
-    while coins.below(gamma.denominator * trials) < gamma.numerator:
-        trials += 1
-    return trials % 2 == 1
-
-
-class _Coins:
-    """Uniform integers below a bound, by rejection, from buffered bytes."""
-
-    _BUFFER_BYTES = 4096
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._buffer = b""
-        self._position = 0
-
-    def below(self, bound: int) -> int:
-        bits = (bound - 1).bit_length()
-        size = (bits + 7) // 8
-        mask = (1 << bits) - 1
-        while True:
-            value = int.from_bytes(self._take(size), "little") & mask
-            if value < bound:
-                return value
-
-    def _take(self, size: int) -> bytes:
-        if self._position + size > len(self._buffer):
-            self._buffer = self._source.read(max(size, self._BUFFER_BYTES))
-            self._position = 0
-        start = self._position
-        self._position += size
-        return self._buffer[start : self._position]

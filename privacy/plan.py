@@ -17,6 +17,7 @@ from privacy.accountant import Accountant
 from privacy.calibrate import CalibrationCache, calibrate_noise_multiplier
 from privacy.errors import ConfigurationError, UnsupportedEvent
 from privacy.events import JSONValue, NeighbouringRelation, PrivacyUnit, SampledGaussian
+from privacy.grid import clip_steps_for
 
 DEFAULT_BATCH_SIZE = 32
 LARGEST_DEFAULT_DELTA = 1e-5
@@ -49,12 +50,14 @@ class NoiseMode(StrEnum):
     """Who adds how much noise."""
 
     LOCAL = "local"  # every client adds all of it: the guarantee holds against everyone
+    SHARES = "shares"  # the clients' shares add up in a sum nobody sees less of (privacy.integer)
 
 
 class Arithmetic(StrEnum):
     """Number type of query and noise."""
 
     FLOAT = "float"  # idealises real arithmetic; see privacy.noise
+    INTEGER = "integer"  # no float in the proof; see privacy.integer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +78,17 @@ class DPPlan:
         clip: How vectors are bounded.
         noise: Who adds noise.
         arithmetic: Number type of query and noise.
+        clip_steps: Grid steps of the clip norm, K = C / gamma, with integer arithmetic.
+        honest: Contributors to a sum whose noise is counted on: with shares the number of clients
+            outside the adversary's control that are in any sum, at least 2; else 1.
         relation: Neighbouring relation of the claim.
         unit: Unit of privacy of the claim.
 
     Raises:
-        ConfigurationError: A value is out of its range, or delta is too large for `n_pub`.
+        ConfigurationError: A value is out of its range, delta is too large for `n_pub`, or values
+            contradict each other: shares of noise need integers and one step a round, because a
+            second step would start from an under-noised state; a client as the unit needs shares
+            and, since all of it takes part, rate 1.
         UnsupportedEvent: A relation other than add-or-remove-one: Poisson sampling is accounted
             under it.
     """
@@ -97,6 +106,8 @@ class DPPlan:
     clip: ClipMode = ClipMode.FLAT
     noise: NoiseMode = NoiseMode.LOCAL
     arithmetic: Arithmetic = Arithmetic.FLOAT
+    clip_steps: int | None = None
+    honest: int = 1
     relation: NeighbouringRelation = NeighbouringRelation.ADD_OR_REMOVE_ONE
     unit: PrivacyUnit = PrivacyUnit.EXAMPLE
 
@@ -132,11 +143,29 @@ class DPPlan:
         ):
             if not isinstance(value, kind):
                 raise ConfigurationError(f"{value!r} is not one of {[str(k) for k in kind]}")
+        self._check_modes()
         if self.relation is not NeighbouringRelation.ADD_OR_REMOVE_ONE:
             raise UnsupportedEvent(
                 f"relation={self.relation!r}: plans claim add_or_remove_one; "
                 "replace-one is a separate figure"
             )
+
+    def _check_modes(self) -> None:
+        _validate.count(honest=self.honest)
+        shares = self.noise is NoiseMode.SHARES
+        if (self.arithmetic is Arithmetic.INTEGER) != (self.clip_steps is not None):
+            raise ConfigurationError("clip_steps: given exactly when the arithmetic is integer")
+        if self.clip_steps is not None:
+            _validate.count(clip_steps=self.clip_steps)
+        if shares != (self.honest > 1):
+            raise ConfigurationError(
+                f"honest={self.honest}: shares of noise count on at least 2 contributors, "
+                "and local noise on one"
+            )
+        if shares and (self.arithmetic is not Arithmetic.INTEGER or self.steps_per_round != 1):
+            raise ConfigurationError("noise shares need integer arithmetic and one step a round")
+        if self.unit is PrivacyUnit.CLIENT and not (shares and self.sample_rate == 1):
+            raise ConfigurationError("unit client needs noise shares and sample_rate=1")
 
     @property
     def expected_batch_size(self) -> float:
@@ -147,6 +176,17 @@ class DPPlan:
     def noise_standard_deviation(self) -> float:
         """Of each coordinate of the noised sum, in weighted units."""
         return self.noise_multiplier * self.max_grad_norm
+
+    @property
+    def grid_steps(self) -> int:
+        """Grid steps of the clip norm.
+
+        Raises:
+            ConfigurationError: The arithmetic is not integer.
+        """
+        if self.clip_steps is None:
+            raise ConfigurationError("the plan's arithmetic is not integer")
+        return self.clip_steps
 
     def weight(self, block: str) -> float:
         """The public weight of a block.
@@ -192,6 +232,8 @@ class DPPlan:
             "clip": self.clip.value,
             "noise": self.noise.value,
             "arithmetic": self.arithmetic.value,
+            "clip_steps": self.clip_steps,
+            "honest": self.honest,
             "relation": self.relation.value,
             "unit": self.unit.value,
         }
@@ -215,6 +257,10 @@ def make_plan(
     block_weights: Mapping[str, float] | None = None,
     space: DPSpace = DPSpace.TEXT,
     clip: ClipMode = ClipMode.FLAT,
+    noise: NoiseMode = NoiseMode.LOCAL,
+    arithmetic: Arithmetic = Arithmetic.FLOAT,
+    honest: int = 1,
+    unit: PrivacyUnit = PrivacyUnit.EXAMPLE,
     accountant: Accountant | None = None,
     cache: CalibrationCache | None = None,
 ) -> DPPlan:
@@ -231,6 +277,10 @@ def make_plan(
         block_weights: Public weights by block; 1 everywhere by default.
         space: Where the prompt side is clipped.
         clip: How vectors are bounded.
+        noise: Who adds noise.
+        arithmetic: Number type; with integers the grid follows from noise and `honest`.
+        honest: Contributors whose noise is counted on; see `DPPlan`.
+        unit: Unit of privacy; for a client all rates are 1.
         accountant: The accountant of record; PLD by default.
         cache: Where solved noise multipliers are kept.
 
@@ -244,26 +294,33 @@ def make_plan(
     check_delta(delta, n_pub)
     steps = math.ceil(n_pub / batch_size) if steps_per_round is None else steps_per_round
     _validate.count(steps_per_round=steps)
-    sample_rate = min(1.0, batch_size / n_pub)
+    sample_rate = 1.0 if unit is PrivacyUnit.CLIENT else min(1.0, batch_size / n_pub)
+    noise_multiplier = calibrate_noise_multiplier(
+        target_epsilon=target_epsilon,
+        delta=delta,
+        sample_rate=sample_rate,
+        steps=steps * rounds,
+        accountant=accountant,
+        cache=cache,
+    )
+    integers = arithmetic is Arithmetic.INTEGER
     return DPPlan(
         n_pub=n_pub,
         target_epsilon=target_epsilon,
         delta=delta,
         sample_rate=sample_rate,
-        noise_multiplier=calibrate_noise_multiplier(
-            target_epsilon=target_epsilon,
-            delta=delta,
-            sample_rate=sample_rate,
-            steps=steps * rounds,
-            accountant=accountant,
-            cache=cache,
-        ),
+        noise_multiplier=noise_multiplier,
         max_grad_norm=max_grad_norm,
         steps_per_round=steps,
         rounds=rounds,
         block_weights=tuple(sorted((block_weights or {}).items())),
         space=space,
         clip=clip,
+        noise=noise,
+        arithmetic=arithmetic,
+        clip_steps=clip_steps_for(noise_multiplier, honest) if integers else None,
+        honest=honest,
+        unit=unit,
     )
 
 

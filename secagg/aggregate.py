@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from secagg.params import RoundParams, Stage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcript:
-    """The digests that a round's signatures rest on; empty bytes where a mode has none.
+    """The digests that a round's signatures rest on, and the log that they can be checked with.
+
+    Digests are empty where a mode has none.
 
     Attributes:
         params: P.
@@ -24,6 +26,7 @@ class Transcript:
         sharers: V.
         survivors: R.
         threshold: t as every client computed it; 0 in plain mode.
+        log: the signatures themselves, for `secagg.transcript`; public, without update or share.
     """
 
     params: bytes
@@ -31,6 +34,7 @@ class Transcript:
     sharers: bytes = b""
     survivors: bytes = b""
     threshold: int = 0
+    log: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

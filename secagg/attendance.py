@@ -37,6 +37,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_un
 
     Attributes:
         stage: the stage whose replies are being collected.
+        signed: {stage: the coordinator's signature on its request}, up to this one.
         requests: the different requests sent, once each.
         sent: {id of a client whose reply is awaited: the place of its request in `requests`}.
         answered: {id: fingerprint of its reply, its length and its signature}.
@@ -47,6 +48,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_un
     """
 
     stage: Stage
+    signed: dict[Stage, _Signature]
     requests: list[bytes]
     sent: dict[int, _Count]
     answered: dict[int, tuple[_Count, _Signature]]
@@ -88,6 +90,7 @@ class Attendance:
         self.stage = stage
         self.running = False
         self.dropped: dict[int, Stage] = {}
+        self.signed: dict[Stage, bytes] = {}
         self._coordinator = coordinator
         self._roster = roster
         self._cache = cache
@@ -105,8 +108,10 @@ class Attendance:
     # Outgoing -------------------------------------------------------------------------------
 
     def sign_request(self, stage: Stage, digest: bytes) -> bytes:
-        """The coordinator's signature on a stage digest."""
-        return self._coordinator.sign(request_statement(self.params.digest, stage, digest))
+        """The coordinator's signature on a stage digest; kept in `signed` for the log."""
+        signature = self._coordinator.sign(request_statement(self.params.digest, stage, digest))
+        self.signed[stage] = signature
+        return signature
 
     def begin(self, stage: Stage, requests: dict[int, Message]) -> dict[int, bytes]:
         """Opens a stage: encodes its requests and awaits one reply of each receiver."""
@@ -226,6 +231,7 @@ class Attendance:
         places = {request: place for place, request in enumerate(requests)}
         return Page(
             stage=self.stage,
+            signed=self.signed,
             requests=requests,
             sent={client: places[request] for client, request in self._sent.items()},
             answered=self._answered,
@@ -251,7 +257,7 @@ class Attendance:
             raise CorruptState("the stored state holds a reply that nobody asked for")
         if max(page.sent.values(), default=-1) >= len(page.requests):
             raise CorruptState("the stored state lacks a request")
-        self.stage, self.running = page.stage, True
+        self.stage, self.running, self.signed = page.stage, True, dict(page.signed)
         self._sent = {client: page.requests[place] for client, place in page.sent.items()}
         self._answered, self.dropped = dict(page.answered), dict(page.dropped)
         self._refusals = dict(page.refusals)

@@ -56,6 +56,7 @@ def predict_bytes(
     cohort: int | None = None,
     sharers: int | None = None,
     survivors: int | None = None,
+    peers: int | None = None,
 ) -> RoundBytes:
     """The bytes of every stage for one client.
 
@@ -64,6 +65,8 @@ def predict_bytes(
         cohort: clients that advertise keys; all invited by default.
         sharers: clients that deal shares; all of the cohort by default.
         survivors: clients whose uploads arrive; all sharers by default.
+        peers: neighbours of this client that deal shares; by default as many as there can be, which
+            is exact on the complete graph, and on a ring unless one of its neighbours was lost.
     """
     n = params.invited_count if cohort is None else cohort
     dealt = n if sharers is None else sharers
@@ -74,6 +77,8 @@ def predict_bytes(
     upload = _message(params.plan.body_bytes, SIGNATURE_BYTES)
     if params.mode is Mode.PLAIN:
         return RoundBytes(stages={Stage.UPLOAD: StageBytes(down=opening, up=upload)})
+    degree = params.graph_degree if 0 < params.graph_degree < n - 1 else n - 1
+    readers = min(degree, dealt - 1) if peers is None else peers
     confirmations = threshold(n, params.colluders) * ROW_FORMATS[ConfirmRow].size
     return RoundBytes(
         stages={
@@ -82,10 +87,10 @@ def predict_bytes(
             ),
             Stage.SHARE: StageBytes(
                 down=_message(n * ROW_FORMATS[AdvertRow].size, SIGNATURE_BYTES),
-                up=_message((n - 1) * SEALED_BYTES, DIGEST_BYTES, SIGNATURE_BYTES),
+                up=_message(degree * SEALED_BYTES, DIGEST_BYTES, SIGNATURE_BYTES),
             ),
             Stage.UPLOAD: StageBytes(
-                down=_message(bitmap_bytes(n), (dealt - 1) * SEALED_BYTES, SIGNATURE_BYTES),
+                down=_message(bitmap_bytes(n), readers * SEALED_BYTES, SIGNATURE_BYTES),
                 up=upload,
             ),
             Stage.CONFIRM: StageBytes(
@@ -94,7 +99,7 @@ def predict_bytes(
             ),
             Stage.REVEAL: StageBytes(
                 down=_message(confirmations, SIGNATURE_BYTES),
-                up=_message(KEY_BYTES, (dealt - 1) * ROW_FORMATS[ShareRow].size, SIGNATURE_BYTES),
+                up=_message(KEY_BYTES, readers * ROW_FORMATS[ShareRow].size, SIGNATURE_BYTES),
             ),
         }
     )

@@ -57,8 +57,8 @@ def seal_all(
     """
     readers = cohort.neighbours(dealer)
     points = [cohort.points[reader] for reader in readers]
-    seeds = split(seed, cohort.threshold, points, random)
-    keys = split(mask_key, cohort.threshold, points, random)
+    seeds = split(seed, cohort.share_threshold, points, random)
+    keys = split(mask_key, cohort.share_threshold, points, random)
     sealed: list[bytes] = []
     read_keys: dict[int, Secret] = {}
     for reader, seed_share, key_share in zip(readers, seeds, keys, strict=True):

@@ -13,29 +13,31 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 DIGEST_BYTES = 32
 _DOMAIN = b"secagg/v1/"
+_U8, _U16, _U32, _U64 = (struct.Struct(f"<{code}") for code in "BHIQ")
 
 
 def u8(value: int) -> bytes:
     """One byte."""
-    return struct.pack("<B", value)
+    return _U8.pack(value)
 
 
 def u16(value: int) -> bytes:
     """Two bytes, little-endian."""
-    return struct.pack("<H", value)
+    return _U16.pack(value)
 
 
 def u32(value: int) -> bytes:
     """Four bytes, little-endian."""
-    return struct.pack("<I", value)
+    return _U32.pack(value)
 
 
 def u64(value: int) -> bytes:
     """Eight bytes, little-endian."""
-    return struct.pack("<Q", value)
+    return _U64.pack(value)
 
 
 def f64(value: float) -> bytes:
@@ -45,12 +47,17 @@ def f64(value: float) -> bytes:
 
 def length_prefixed(part: bytes) -> bytes:
     """`part` after its own length as u32."""
-    return u32(len(part)) + part
+    return _U32.pack(len(part)) + part
+
+
+@cache
+def _prefixed_label(label: str) -> bytes:
+    return length_prefixed(_DOMAIN + label.encode("ascii"))
 
 
 def enc(label: str, *parts: bytes) -> bytes:
     """The injective encoding of a label and its parts."""
-    return b"".join(map(length_prefixed, (_DOMAIN + label.encode("ascii"), *parts)))
+    return b"".join([_prefixed_label(label), *map(length_prefixed, parts)])
 
 
 def digest(label: str, *parts: bytes) -> bytes:
@@ -78,8 +85,13 @@ def sharers_digest(cohort: bytes, bitmap: bytes) -> bytes:
 
 
 def upload_digest(view: bytes, client: int, body: bytes) -> bytes:
-    """h_i: one packed upload. `view` is V, or P in plain mode."""
-    return digest("upload", view, u32(client), body)
+    """h_i: one packed upload. `view` is V, or P in plain mode.
+
+    `digest("upload", view, u32(client), body)`, without copying the body.
+    """
+    hashed = hashlib.sha256(enc("upload", view, u32(client)) + u32(len(body)))
+    hashed.update(body)
+    return hashed.digest()
 
 
 def survivors_digest(view: bytes, uploads: Iterable[tuple[int, bytes]]) -> bytes:
@@ -108,9 +120,12 @@ def advert_statement(params: bytes, client: int, mask_key: bytes, share_key: byt
 
 def bundle_statement(cohort: bytes, client: int, seed_commitment: bytes, sealed: bytes) -> bytes:
     """Signed by a client: I dealt these sealed shares, of this seed."""
-    return digest(
-        "sign/bundle", cohort, u32(client), seed_commitment, hashlib.sha256(sealed).digest()
-    )
+    return dealt_statement(cohort, client, seed_commitment, hashlib.sha256(sealed).digest())
+
+
+def dealt_statement(cohort: bytes, client: int, seed_commitment: bytes, sealed: bytes) -> bytes:
+    """`bundle_statement`, from the SHA-256 of the sealed shares."""
+    return digest("sign/bundle", cohort, u32(client), seed_commitment, sealed)
 
 
 def upload_statement(view: bytes, client: int, upload: bytes) -> bytes:
@@ -131,9 +146,17 @@ def reveal_statement(
     The values enter as a digest, so the statement can be checked later without knowing them.
     """
     kinds = b"".join(u32(owner) + u8(kind) for owner, kind, _ in shares)
-    values = b"".join((seed, *(value for _, _, value in shares)))
-    hashed = hashlib.sha256(values).digest()
-    return digest("sign/reveal", survivors, u32(client), kinds, hashed)
+    return opened_statement(survivors, client, kinds, opened_values(seed, shares))
+
+
+def opened_statement(survivors: bytes, client: int, kinds: bytes, values: bytes) -> bytes:
+    """`reveal_statement`, from the (owner u32, kind u8) records and the digest of the values."""
+    return digest("sign/reveal", survivors, u32(client), kinds, values)
+
+
+def opened_values(seed: bytes, shares: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """SHA-256 of everything a client opens: its seed, then the shares in order."""
+    return hashlib.sha256(b"".join((seed, *(value for _, _, value in shares)))).digest()
 
 
 def refuse_statement(params: bytes, client: int, stage: int, code: int) -> bytes:

@@ -21,6 +21,7 @@ SecAggError
 │     └─ Equivocation        and the coordinator signed two requests for it
 ├─ RoundAborted          this sequence ends without a sum
 │  ├─ TooFewClients, TooFewSurvivors, TooFewReplies
+│  ├─ ThinRing               enough in all, too few in some window of a sparse graph
 │  └─ ReconstructionFailed, SumOutOfRange
 └─ StateError            a stored state that cannot be used
    ├─ CorruptState, StaleState
@@ -160,6 +161,10 @@ class TooFewSurvivors(RoundAborted):
     """Fewer uploads than the threshold or `survivors_min`."""
 
 
+class ThinRing(RoundAborted):
+    """Too few clients of a list in some window of the ring: a group could be cut off."""
+
+
 class TooFewReplies(RoundAborted):
     """Fewer than the threshold confirmed or revealed."""
 
@@ -210,6 +215,7 @@ REFUSAL_CODES: dict[type[SecAggError], int] = {
     TooFewReplies: 13,
     StaleState: 14,
     Equivocation: 15,
+    ThinRing: 16,
 }
 
 REFUSAL_NAMES: dict[int, str] = {code: kind.__name__ for kind, code in REFUSAL_CODES.items()}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from secagg.api import InputWanted, Reply
@@ -239,9 +239,7 @@ class MaskingClient:
         keys = {row.mask_key for row in rows} | {row.share_key for row in rows}
         if len(keys) != 2 * len(rows):
             raise BadAdvert("SHARE: a key is advertised twice")
-        least = max(params.n_min, cohort.threshold)
-        if len(rows) < least:
-            raise TooFewClients(f"SHARE: cohort of {len(rows)} clients, {least} required")
+        cohort.check_size(params.n_min)
 
     def _check_adverts(self, params: RoundParams, cohort: Cohort) -> None:
         for row in cohort.adverts.values():
@@ -288,6 +286,7 @@ class MaskingClient:
             least = max(cohort.threshold, running.params.survivors_min)
             if len(sharers.ids) < least:
                 raise TooFewClients(f"UPLOAD: {len(sharers.ids)} sharers, {least} required")
+            self._check_windows(cohort, sharers.ids, "UPLOAD: sharers")
             held = open_all(
                 cohort, self.client_id, peers, sealed=message.sealed, read_keys=state.read_keys
             )
@@ -365,6 +364,7 @@ class MaskingClient:
             running.latches.check_open(Stage.CONFIRM, signed)
             state = running.expect(Uploaded)
             self._check_survivors(running.params, state, rows)
+            self._check_windows(state.cohort, survivors.ids, "CONFIRM: survivors")
             self._check_uploads(view, rows)
         running.survivors = survivors
         running.state = Confirmed(state.cohort, state.seed, state.sharers, state.held, survivors)
@@ -383,6 +383,10 @@ class MaskingClient:
         least = max(state.cohort.threshold, params.survivors_min)
         if len(rows) < least:
             raise TooFewSurvivors(f"CONFIRM: {len(rows)} survivors, {least} required")
+
+    def _check_windows(self, cohort: Cohort, listed: Collection[int], what: str) -> None:
+        """On a ring, nobody is cut off: no window was emptied of the clients of this list."""
+        cohort.check_windows(listed, what)
 
     def _check_uploads(self, view: bytes, rows: list[SurvivorRow]) -> None:
         """Every survivor signed its upload under the list of sharers that this client saw."""

@@ -10,20 +10,20 @@ Source: Bonawitz et al., CCS 2017, figure 4 (active adversary), with the differe
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
-
-from msgspec import structs
 
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import Requests
 from secagg.attendance import Attendance
 from secagg.digests import (
     advert_statement,
-    bundle_statement,
     commitment,
     confirm_statement,
-    reveal_statement,
+    dealt_statement,
+    opened_statement,
+    opened_values,
     upload_digest,
     upload_statement,
 )
@@ -46,6 +46,7 @@ from secagg.messages import (
     Advert,
     AdvertRow,
     Bundle,
+    BundleRow,
     CohortRequest,
     Collect,
     Confirm,
@@ -53,6 +54,7 @@ from secagg.messages import (
     Kind,
     Message,
     Open,
+    OpenedRow,
     Reveal,
     RevealRequest,
     ShareRow,
@@ -67,6 +69,7 @@ from secagg.messages import (
 from secagg.params import RoundParams, Stage
 from secagg.recovery import recover
 from secagg.roster import Roster
+from secagg.roundlog import RevealEntry, RoundLog
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.shamir import is_element
 from secagg.turn import Turn, alone
@@ -113,8 +116,10 @@ class MaskingServer:
         self._probe = AgreementKey.generate(os.urandom)
         self._adverts: dict[int, AdvertRow] = {}
         self._bundles: dict[int, Bundle] = {}
+        self._dealt: dict[int, BundleRow] = {}
         self._uploads: dict[int, SurvivorRow] = {}
         self._confirmations: dict[int, ConfirmRow] = {}
+        self._reveals: dict[int, RevealEntry] = {}
         self._seeds: dict[int, bytes] = {}
         self._opened: dict[int, dict[int, bytes]] = {}
         self._lanes = params.plan.zeros()
@@ -214,22 +219,19 @@ class MaskingServer:
     def _sealed(self) -> bytes:
         if self._store is None:
             raise ConfigurationError("this session was opened without a state key")
-        bundles = self._bundles
-        if self._sharers is not None:  # sent on: what remains of use is the commitments
-            bundles = {
-                client: structs.replace(bundle, sealed=b"") for client, bundle in bundles.items()
-            }
         return self._store.seal(
             ServerSnapshot(
                 params=self.params,
                 page=self._book.page(),
                 lanes=freeze_lanes(self._lanes, self._uploads),
                 adverts=to_table(self._adverts[client] for client in sorted(self._adverts)),
-                bundles=bundles,
+                bundles=self._bundles,
+                dealt=to_table(self._dealt[client] for client in sorted(self._dealt)),
                 uploads=to_table(self._uploads[client] for client in sorted(self._uploads)),
                 confirmations=to_table(
                     self._confirmations[client] for client in sorted(self._confirmations)
                 ),
+                reveals=[self._reveals[client] for client in sorted(self._reveals)],
                 seeds=self._seeds,
                 opened=self._opened,
             )
@@ -249,14 +251,16 @@ class MaskingServer:
             confirmations = from_table(ConfirmRow, snapshot.confirmations)
             self._adverts = {row.client: row for row in adverts}
             self._bundles = dict(snapshot.bundles)
+            self._dealt = {row.client: row for row in from_table(BundleRow, snapshot.dealt)}
             self._uploads = {row.client: row for row in uploads}
             self._confirmations = {row.client: row for row in confirmations}
+            self._reveals = {entry.client: entry for entry in snapshot.reveals}
             self._seeds = dict(snapshot.seeds)
             self._opened = {owner: dict(shares) for owner, shares in snapshot.opened.items()}
             if self.stage > Stage.ADVERTISE:
                 self._cohort = Cohort.of(self.params, adverts)
             if self.stage > Stage.SHARE:
-                self._sharers = Sharers.of(self.cohort, self._bundles)
+                self._sharers = Sharers.of(self.cohort, self._dealt)
             if self.stage > Stage.UPLOAD:
                 pairs = [(row.client, row.upload) for row in uploads]
                 self._survivors = Survivors.of(self.sharers.digest, pairs)
@@ -289,6 +293,7 @@ class MaskingServer:
         cohort = Cohort.of(self.params, adverts)
         least = max(self.params.n_min, cohort.threshold)
         self._book.require(len(adverts), least, "adverts", TooFewClients)
+        cohort.check_size(self.params.n_min)
         self._cohort = cohort
         signature = self._book.sign_request(Stage.SHARE, cohort.digest)
         request = CohortRequest(to_table(adverts), signature)
@@ -302,19 +307,22 @@ class MaskingServer:
             raise Malformed(
                 f"client {client}: {len(bundle.sealed)} bytes of shares, {expected} expected"
             )
-        statement = bundle_statement(self.cohort.digest, client, bundle.commitment, bundle.sealed)
+        hashed = hashlib.sha256(bundle.sealed).digest()
+        statement = dealt_statement(self.cohort.digest, client, bundle.commitment, hashed)
         self._book.check_signature(client, bundle.signature, statement)
         self._bundles[client] = bundle
+        self._dealt[client] = BundleRow(client, bundle.commitment, hashed, bundle.signature)
 
     def _send_shares(self, answered: tuple[int, ...]) -> Requests:
         cohort = self.cohort
         least = max(cohort.threshold, self.params.survivors_min)
         self._book.require(len(answered), least, "bundles", TooFewClients)
+        cohort.check_windows(answered, "SHARE: bundles")
         sharers = self._sharers = Sharers.of(cohort, answered)
         signature = self._book.sign_request(Stage.UPLOAD, sharers.digest)
         mail: dict[int, list[bytes]] = {client: [] for client in sharers.ids}
         for dealer in sharers.ids:
-            sealed = self._bundles[dealer].sealed
+            sealed = self._bundles.pop(dealer).sealed  # not needed any more once it is sent on
             for place, reader in enumerate(cohort.neighbours(dealer)):
                 if reader in mail:
                     mail[reader].append(sealed[place * SEALED_BYTES : (place + 1) * SEALED_BYTES])
@@ -339,6 +347,7 @@ class MaskingServer:
         rows = [self._uploads[client] for client in sorted(self._uploads)]
         least = max(self.cohort.threshold, self.params.survivors_min)
         self._book.require(len(rows), least, "uploads", TooFewSurvivors)
+        self.cohort.check_windows(self._uploads, "UPLOAD: uploads")
         pairs = [(row.client, row.upload) for row in rows]
         survivors = self._survivors = Survivors.of(self.sharers.digest, pairs)
         signature = self._book.sign_request(Stage.CONFIRM, survivors.digest)
@@ -364,7 +373,9 @@ class MaskingServer:
 
     def _take_reveal(self, client: int, reveal: Reveal) -> None:
         rows = from_table(ShareRow, reveal.shares)
-        statement = reveal_statement(self.survivors.digest, client, reveal.seed, rows)
+        opened = to_table(OpenedRow(row.client, row.kind) for row in rows)
+        values = opened_values(reveal.seed, rows)
+        statement = opened_statement(self.survivors.digest, client, opened, values)
         self._book.check_signature(client, reveal.signature, statement)
         kinds = share_kinds(self.cohort, self.sharers, self.survivors, client)
         for row in rows:
@@ -372,14 +383,17 @@ class MaskingServer:
                 raise ViewMismatch(f"client {client}: a share of client {row.client} not due")
             if not is_element(row.value):
                 raise Malformed(f"client {client}: a share is not a field element")
+        self._reveals[client] = RevealEntry(client, opened, values, reveal.signature)
         point = self.cohort.points[client]
         for row in rows:
-            self._opened.setdefault(row.client, {})[point] = row.value
+            if row.client not in self._seeds:
+                self._opened.setdefault(row.client, {})[point] = row.value
         if self._is_seed_of(client, reveal.seed):
             self._seeds[client] = reveal.seed
+            self._opened.pop(client, None)  # its shares are only needed while it is silent
 
     def _is_seed_of(self, client: int, seed: bytes) -> bool:
-        committed = self._bundles[client].commitment
+        committed = self._dealt[client].commitment
         return hmac.compare_digest(commitment(self.cohort.digest, client, seed), committed)
 
     def _is_mask_key_of(self, client: int, private: bytes) -> bool:
@@ -400,15 +414,28 @@ class MaskingServer:
             sharers=self.sharers.digest,
             survivors=self.survivors.digest,
             threshold=needed,
+            log=self._log().to_bytes(),
         )
         return self._book.aggregate(self._lanes, alive, transcript)
+
+    def _log(self) -> RoundLog:
+        """What was signed in this round, without any upload or share."""
+        return RoundLog(
+            params=self.params,
+            requests=tuple(self._book.signed.values()),
+            adverts=to_table(self.cohort.adverts.values()),
+            bundles=to_table(self._dealt[client] for client in self.sharers.ids),
+            uploads=to_table(self._uploads[client] for client in self.survivors.ids),
+            confirmations=to_table(row for _, row in sorted(self._confirmations.items())),
+            reveals=tuple(entry for _, entry in sorted(self._reveals.items())),
+        )
 
     def _take_away_self_mask(self, client: int) -> None:
         seed = self._seeds.get(client)
         if seed is None:
             seed = recover(
                 self._opened.get(client, {}),
-                self.cohort.threshold,
+                self.cohort.share_threshold,
                 lambda candidate: self._is_seed_of(client, candidate),
                 owner=client,
             )
@@ -418,7 +445,7 @@ class MaskingServer:
         """Takes away what each survivor added for a client whose own upload never came."""
         private = recover(
             self._opened.get(lost, {}),
-            self.cohort.threshold,
+            self.cohort.share_threshold,
             lambda candidate: self._is_mask_key_of(lost, candidate),
             owner=lost,
         )

@@ -98,14 +98,32 @@ class ShareRow(NamedTuple):
     value: bytes
 
 
-Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow
-R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow)
+class BundleRow(NamedTuple):
+    """In a round's log: a client's commitment and the SHA-256 of what it dealt, signed by it."""
+
+    client: int
+    commitment: bytes
+    sealed: bytes
+    signature: bytes
+
+
+class OpenedRow(NamedTuple):
+    """In a round's log: a share that was opened, of which client, of which secret; no value."""
+
+    client: int
+    kind: int
+
+
+Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow | BundleRow | OpenedRow
+R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow, BundleRow, OpenedRow)
 
 ROW_FORMATS: dict[type[Row], struct.Struct] = {
     AdvertRow: struct.Struct("<I32s32s64s"),
     SurvivorRow: struct.Struct("<I32s64s"),
     ConfirmRow: struct.Struct("<I64s"),
     ShareRow: struct.Struct("<IB32s"),
+    BundleRow: struct.Struct("<I32s32s64s"),
+    OpenedRow: struct.Struct("<IB"),
 }
 
 
@@ -334,6 +352,7 @@ def decode(data: bytes, kind: type[T], *, limit: int) -> T:
         raise Malformed(f"{header.kind.name} does not decode: {error}") from error
     except ConfigurationError as error:  # parameters that contradict themselves
         raise Malformed(f"{header.kind.name} holds refused content: {error}") from error
-    if encode(message, params=header.params, sender=header.sender) != data:
+    again = msgspec.msgpack.encode(message)  # the header has one encoding: its fields fill it
+    if len(data) != HEADER.size + len(again) or not data.endswith(again):
         raise NonCanonical(f"{header.kind.name} is not in canonical encoding")
     return message

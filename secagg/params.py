@@ -13,6 +13,7 @@ import msgspec
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.digests import DIGEST_BYTES, enc, params_digest, u8, u16, u64
 from secagg.errors import ConfigurationError
+from secagg.graph import COMPLETE_GRAPH, DEFAULT_DROPOUT, MIN_WINDOW, default_degree, least_window
 from secagg.layout import Layout
 from secagg.ring import RingPlan
 from secagg.roster import Roster
@@ -21,7 +22,6 @@ from secagg.threshold import default_colluders
 PROTOCOL_VERSION = 1
 SUITE = 0x0001  # Ed25519, X25519, HKDF-SHA256, AES-256-CTR, ChaCha20-Poly1305, GF(2^256 - 189)
 RUN_ID_BYTES = 16
-COMPLETE_GRAPH = 0
 MAX_BODY_BYTES = 2**32 - 1  # the longest MessagePack string
 
 _U8 = Annotated[int, msgspec.Meta(ge=0, lt=2**8)]
@@ -62,8 +62,8 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         survivors_min: smallest number of uploads in a sum.
         colluders: c, colluding clients tolerated.
         layout: what is summed.
-        graph_degree: neighbours of a client; 0 means everybody.
-        graph_window: reserved for sparse graphs; 0.
+        graph_degree: k, neighbours of a client on a ring; 0 means everybody.
+        graph_window: w, least survivors in k/2 neighbouring ring positions; 0 without a ring.
         version: of this structure and of the wire.
         suite: set of primitives.
 
@@ -95,8 +95,6 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         ):
             if len(value) != size:
                 raise ConfigurationError(f"{name} has {len(value)} bytes: {size} expected")
-        if self.graph_degree != COMPLETE_GRAPH or self.graph_window != 0:
-            raise ConfigurationError("sparse graphs are not supported: use graph_degree=0")
         if not 0 <= self.sequence < 2**63:
             raise ConfigurationError(f"sequence={self.sequence}: must fit in 63 bits")
         invited = self.invited_count
@@ -107,9 +105,29 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
             )
         if not 0 <= self.colluders < invited:
             raise ConfigurationError(f"colluders={self.colluders}: must be in 0..{invited - 1}")
+        self._check_graph(invited)
         if self.plan.body_bytes > MAX_BODY_BYTES:
             raise ConfigurationError(
                 f"an upload of {self.plan.body_bytes} bytes: at most {MAX_BODY_BYTES}"
+            )
+
+    def _check_graph(self, invited: int) -> None:
+        degree, window = self.graph_degree, self.graph_window
+        if degree == COMPLETE_GRAPH:
+            if window != 0:
+                raise ConfigurationError(f"graph_window={window} without a ring: must be 0")
+            return
+        if self.mode is not Mode.MASKING:
+            raise ConfigurationError(f"graph_degree={degree}: only masking has a graph; use 0")
+        if degree % 2 or not 2 * MIN_WINDOW <= degree < invited - 1:
+            raise ConfigurationError(
+                f"graph_degree={degree}: must be even and in {2 * MIN_WINDOW}..{invited - 2} for "
+                f"{invited} invited clients, or 0 for everybody"
+            )
+        if not MIN_WINDOW <= window <= degree // 2:
+            raise ConfigurationError(
+                f"graph_window={window}: must be in {MIN_WINDOW}..{degree // 2}, half the "
+                "degree; a larger degree, or 0 for everybody, allows for more colluders"
             )
 
     @classmethod
@@ -126,6 +144,8 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         n_min: int = 3,
         survivors_min: int = 3,
         colluders: int | None = None,
+        graph_degree: int | None = None,
+        expected_dropout: float = DEFAULT_DROPOUT,
     ) -> RoundParams:
         """Parameters with the defaults a client's default policy accepts.
 
@@ -140,8 +160,16 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
             n_min: smallest cohort.
             survivors_min: smallest number of uploads.
             colluders: c; by default just under a third of those invited.
+            graph_degree: neighbours of a client, 0 for everybody; by default 0 up to 512 invited
+                clients and what `expected_dropout` asks for above. The window follows from it.
+            expected_dropout: share of clients that a round loses, in [0, 1).
         """
         chosen = roster.ids if invited is None else tuple(invited)
+        tolerated = default_colluders(len(chosen)) if colluders is None else colluders
+        degree = graph_degree
+        if degree is None:
+            masked = mode is Mode.MASKING
+            degree = default_degree(len(chosen), tolerated, expected_dropout) if masked else 0
         return cls(
             mode=mode,
             run_id=run_id,
@@ -151,8 +179,10 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
             invited=to_bitmap(roster.ids, chosen),
             n_min=n_min,
             survivors_min=survivors_min,
-            colluders=default_colluders(len(chosen)) if colluders is None else colluders,
+            colluders=tolerated,
             layout=layout,
+            graph_degree=degree,
+            graph_window=least_window(len(chosen), tolerated, degree) if degree > 0 else 0,
         )
 
     @cached_property

@@ -16,6 +16,7 @@ from secagg.attendance import Attendance
 from secagg.digests import upload_digest, upload_statement
 from secagg.errors import (
     ConfigurationError,
+    CorruptState,
     SecAggError,
     TooFewSurvivors,
     ViewMismatch,
@@ -25,10 +26,21 @@ from secagg.fixedpoint import Update, encode_update
 from secagg.keys import SignatureCache, SigningKey
 from secagg.latch import Latches
 from secagg.marks import Marks
-from secagg.messages import Kind, Open, Upload, decode, encode, max_bytes
+from secagg.messages import (
+    Kind,
+    Open,
+    SurvivorRow,
+    Upload,
+    decode,
+    encode,
+    from_table,
+    max_bytes,
+    to_table,
+)
 from secagg.params import RoundParams, Stage
 from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
+from secagg.roundlog import RoundLog
 from secagg.secret import RandomSource
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.turn import Turn, alone
@@ -146,6 +158,7 @@ class PlainServer:
             stage=Stage.UPLOAD,
         )
         self._lanes = params.plan.zeros()
+        self._uploads: dict[int, SurvivorRow] = {}
         self._opened = False
 
     @property
@@ -186,8 +199,11 @@ class PlainServer:
         if self._store is None:
             raise ConfigurationError("this session was opened without a state key")
         page = self._book.page()
-        lanes = freeze_lanes(self._lanes, page.answered)
-        return self._store.seal(ServerSnapshot(params=self.params, page=page, lanes=lanes))
+        lanes = freeze_lanes(self._lanes, self._uploads)
+        uploads = to_table(self._uploads[client] for client in sorted(self._uploads))
+        return self._store.seal(
+            ServerSnapshot(params=self.params, page=page, lanes=lanes, uploads=uploads)
+        )
 
     def resume(self, snapshot: ServerSnapshot) -> None:
         """Takes up a round where a snapshot left it.
@@ -196,7 +212,12 @@ class PlainServer:
             CorruptState: the snapshot does not fit together.
         """
         self._book.turn_to(snapshot.page)
-        self._lanes = thaw_lanes(snapshot.lanes, self.params, snapshot.page.answered)
+        self._lanes = thaw_lanes(snapshot.lanes, self.params, snapshot.uploads)
+        try:
+            rows = from_table(SurvivorRow, snapshot.uploads)
+        except SecAggError as error:
+            raise CorruptState(f"the stored state does not fit together: {error}") from error
+        self._uploads = {row.client: row for row in rows}
         self._opened = True
 
     @alone
@@ -212,6 +233,7 @@ class PlainServer:
         self._book.check_signature(client_id, upload.signature, statement)
         with self._book.all_or_nothing():
             self.params.plan.add_body(self._lanes, upload.body)
+        self._uploads[client_id] = SurvivorRow(client_id, hashed, upload.signature)
         self._book.accept(client_id, message)
 
     @alone
@@ -225,4 +247,10 @@ class PlainServer:
         survivors = self._book.close()
         least = self.params.survivors_min
         self._book.require(len(survivors), least, "uploads", TooFewSurvivors)
-        return self._book.aggregate(self._lanes, survivors, Transcript(params=self.params.digest))
+        log = RoundLog(
+            params=self.params,
+            requests=tuple(self._book.signed.values()),
+            uploads=to_table(self._uploads[client] for client in survivors),
+        )
+        transcript = Transcript(params=self.params.digest, log=log.to_bytes())
+        return self._book.aggregate(self._lanes, survivors, transcript)

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from secagg.errors import PolicyViolation, UnknownIdentity, UnsupportedSuite
+from secagg.graph import COMPLETE_GRAPH, check_strength
 from secagg.layout import FixedSegment, Layout
 from secagg.params import PROTOCOL_VERSION, SUITE, Mode, RoundParams
 from secagg.roster import Roster
@@ -28,6 +29,7 @@ class Policy:
         n_min: least acceptable `n_min`.
         survivors_min: least acceptable `survivors_min`.
         colluders: least acceptable `colluders`; None means just under a third of those invited.
+        sparse: whether a ring is accepted; whatever the server asks, its window must be safe.
         bits: acceptable (least, most) bits of fixed segments.
         allow_sensitive: whether segments marked `sensitive` are accepted; no under DP.
         max_values: most values in a layout.
@@ -40,6 +42,7 @@ class Policy:
     n_min: int
     survivors_min: int
     colluders: int | None = None
+    sparse: bool = True
     bits: tuple[int, int] = (8, 24)
     allow_sensitive: bool = False
     max_values: int = 2**28
@@ -91,6 +94,7 @@ class Policy:
         if self.invited is not None and set(invited) != self.invited:
             raise PolicyViolation("the invited clients are not those of the published schedule")
         self._check_floors(params, len(invited))
+        self._check_graph(params, len(invited))
         self._check_layout(params.layout)
 
     def _check_floors(self, params: RoundParams, invited: int) -> None:
@@ -102,6 +106,16 @@ class Policy:
         ):
             if found < floor:
                 raise PolicyViolation(f"{name}={found}: this client requires at least {floor}")
+
+    def _check_graph(self, params: RoundParams, invited: int) -> None:
+        degree, window = params.graph_degree, params.graph_window
+        if degree == COMPLETE_GRAPH:
+            return
+        if not self.sparse:
+            raise PolicyViolation(
+                f"graph_degree={degree}: this client joins no sparse graph; use 0"
+            )
+        check_strength(invited, params.colluders, degree=degree, window=window)
 
     def _check_layout(self, layout: Layout) -> None:
         if layout != self.layout:

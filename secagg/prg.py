@@ -25,6 +25,8 @@ LANE_TYPES: dict[int, np.dtype[np.uint32] | np.dtype[np.uint64]] = {
 }
 MAX_BYTES_PER_KEY = 2**36
 _CHUNK_BYTES = 1 << 18  # stays in the second-level cache while it is generated and added
+_BLOCK_BYTES = 16
+_ZERO_COUNTER = modes.CTR(bytes(_BLOCK_BYTES))
 _ZEROS = memoryview(bytes(_CHUNK_BYTES))
 
 
@@ -48,11 +50,14 @@ def add_keystream(words: Words, key: bytes, *, subtract: bool = False) -> None:
     """
     if words.nbytes > MAX_BYTES_PER_KEY:
         raise ConfigurationError(f"{words.nbytes} keystream bytes: at most {MAX_BYTES_PER_KEY}")
-    encryptor: CipherContext = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    encryptor: CipherContext = Cipher(algorithms.AES256(key), _ZERO_COUNTER).encryptor()
     step = _CHUNK_BYTES // words.itemsize
+    # One buffer, filled again and again, with the spare room that the library asks for.
+    buffer = np.empty(min(words.nbytes, _CHUNK_BYTES) + _BLOCK_BYTES - 1, np.uint8)
     for start in range(0, words.size, step):
         part = words[start : start + step]
-        stream = np.frombuffer(encryptor.update(_ZEROS[: part.nbytes]), words.dtype)
+        encryptor.update_into(_ZEROS[: part.nbytes], buffer.data)
+        stream = buffer[: part.nbytes].view(words.dtype)
         if subtract:
             np.subtract(part, stream, out=part)
         else:

@@ -23,6 +23,7 @@ from secagg.messages import Bundle
 from secagg.params import RoundParams
 from secagg.prg import LANE_TYPES
 from secagg.ring import Lanes
+from secagg.roundlog import RevealEntry
 from secagg.sealed_state import Vault
 
 _Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
@@ -39,9 +40,11 @@ class ServerSnapshot(
         page: who is expected, who answered, who is gone.
         lanes: {lane: the accumulator as bytes}; empty while nothing was added.
         adverts: table of the cohort's keys; the views follow from it and what is below.
-        bundles: {id: what it dealt}; its shares are dropped once they are sent on.
+        bundles: {id: what it dealt}, until it is sent on.
+        dealt: table of what was dealt, without the shares.
         uploads: table of the accepted uploads' digests.
         confirmations: table of the confirmations.
+        reveals: what was opened, without the values.
         seeds: {id: its self-mask seed, as it revealed it}.
         opened: {owner: {evaluation point of the holder: the share it opened}}.
     """
@@ -51,8 +54,10 @@ class ServerSnapshot(
     lanes: dict[int, bytes]
     adverts: bytes = b""
     bundles: dict[int, Bundle] = {}
+    dealt: bytes = b""
     uploads: bytes = b""
     confirmations: bytes = b""
+    reveals: list[RevealEntry] = []
     seeds: dict[int, _Key] = {}
     opened: dict[int, dict[_Point, _Key]] = {}
 

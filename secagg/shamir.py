@@ -17,6 +17,7 @@ from secagg.secret import RandomSource
 PRIME = 2**256 - 189
 SHARE_BYTES = 32
 MAX_POINT = 65_535
+_STEPS_BETWEEN_REDUCTIONS = 16  # points are small, so a few unreduced steps cost less than dividing
 
 
 def random_element(random: RandomSource) -> bytes:
@@ -78,8 +79,10 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
 def evaluate(coefficients: Sequence[int], point: int, prime: int) -> int:
     """The polynomial with these coefficients (constant first) at `point`, modulo `prime`."""
     value = 0
-    for coefficient in reversed(coefficients):
-        value = (value * point + coefficient) % prime
+    for stop in range(len(coefficients), 0, -_STEPS_BETWEEN_REDUCTIONS):
+        for coefficient in reversed(coefficients[max(0, stop - _STEPS_BETWEEN_REDUCTIONS) : stop]):
+            value = value * point + coefficient
+        value %= prime
     return value
 
 

@@ -9,14 +9,15 @@ for both cannot even be expressed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
 from secagg.bitmap import from_bitmap, to_bitmap
 from secagg.digests import cohort_digest, sharers_digest, survivors_digest
-from secagg.errors import WrongStage
+from secagg.errors import TooFewClients, WrongStage
+from secagg.graph import COMPLETE_GRAPH, Ring
 from secagg.messages import AdvertRow
 from secagg.params import RoundParams
 from secagg.threshold import threshold
@@ -31,30 +32,34 @@ class ShareKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """The clients whose keys were advertised, and the threshold that follows from their number.
+    """The clients whose keys were advertised, and the numbers and neighbours that follow from them.
 
     Attributes:
         digest: M.
-        threshold: t.
+        threshold: t, clients that must confirm and reveal.
         adverts: {id: advert}, ascending.
         points: {id: evaluation point}, the rank in the cohort plus one.
+        ring: the sparse graph; None where everybody is everybody's neighbour.
     """
 
     digest: bytes
     threshold: int
     adverts: dict[int, AdvertRow]
     points: dict[int, int]
+    ring: Ring | None = None
 
     @classmethod
     def of(cls, params: RoundParams, adverts: Iterable[AdvertRow]) -> Cohort:
         """The cohort of these adverts, which are in ascending order of id."""
         rows = {row.client: row for row in adverts}
         keys = [(row.client, row.mask_key, row.share_key) for row in rows.values()]
+        digest = cohort_digest(params.digest, keys)
         return cls(
-            digest=cohort_digest(params.digest, keys),
+            digest=digest,
             threshold=threshold(max(1, len(rows)), params.colluders),
             adverts=rows,
             points={client: rank for rank, client in enumerate(rows, start=1)},
+            ring=_ring(params, digest, tuple(rows)),
         )
 
     @property
@@ -62,9 +67,46 @@ class Cohort:
         """Member ids, ascending."""
         return tuple(self.adverts)
 
+    @property
+    def share_threshold(self) -> int:
+        """Shares that open a secret: t, or on a ring the number that its window allows."""
+        return self.threshold if self.ring is None else self.ring.share_threshold
+
     def neighbours(self, client: int) -> tuple[int, ...]:
-        """With whom `client` shares and masks: everybody else, ascending."""
+        """With whom `client` shares and masks, ascending: everybody else, or as the ring says."""
+        if self.ring is not None:
+            return self.ring.neighbours(client)
         return tuple(other for other in self.adverts if other != client)
+
+    def check_size(self, n_min: int) -> None:
+        """Returns if the cohort is large enough for its thresholds.
+
+        Raises:
+            TooFewClients: fewer than `n_min` or t, or too few for the ring's degree.
+        """
+        least = max(n_min, self.threshold)
+        if len(self.adverts) < least:
+            raise TooFewClients(f"SHARE: cohort of {len(self.adverts)} clients, {least} required")
+        if self.ring is not None:
+            self.ring.check_size()
+
+    def check_windows(self, listed: Collection[int], what: str) -> None:
+        """Returns if, on a ring, every window holds enough of the `listed` clients.
+
+        Raises:
+            ThinRing: a window does not; `what` begins the message.
+        """
+        if self.ring is not None:
+            self.ring.check_windows(listed, what)
+
+
+def _ring(params: RoundParams, cohort: bytes, ids: Sequence[int]) -> Ring | None:
+    """The ring of a cohort; None if none was asked for, or if it would join everybody anyway."""
+    degree = params.graph_degree
+    if degree == COMPLETE_GRAPH or degree >= len(ids) - 1:
+        return None
+    window, colluders = params.graph_window, min(params.colluders, len(ids))
+    return Ring.of(cohort, ids, degree=degree, window=window, colluders=colluders)
 
 
 @dataclass(frozen=True, slots=True)

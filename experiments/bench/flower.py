@@ -72,6 +72,7 @@ class Client:
     def __init__(self, client: int, values: np.ndarray, weight: int, clock: Clock) -> None:
         self.client, self.clock = client, clock
         self.context = Context(1, node(client), {}, RecordDict(), {})
+        self.metrics: dict[str, float] = {}
         self._values, self._weight = values, weight
         self._excluded = Span()
 
@@ -93,7 +94,7 @@ class Client:
             status=Status(Code.OK, ""),
             parameters=ndarrays_to_parameters([self._values]),
             num_examples=self._weight,
-            metrics={},
+            metrics=self.metrics,
         )
         reply = Message(compat.fitres_to_recorddict(result, keep_input=False), reply_to=message)
         self._excluded = now() - start

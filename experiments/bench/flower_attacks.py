@@ -353,8 +353,9 @@ def no_confirmation() -> Outcome:
 
 
 def weight_in_clear() -> Outcome:
-    """Read the number of examples beside the masked vector."""
+    """Read the number of examples, and a loss, beside the masked vector."""
     liar = Liar(4, 3)
+    liar.clients[VICTIM].metrics = {"loss": 0.5}
     sealed = {i: liar.share(i, liar.keys) for i in liar.clients}
     reply = liar.collect(VICTIM, {i: sealed[i][VICTIM] for i in range(1, 4)})
     seen = [
@@ -362,7 +363,7 @@ def weight_in_clear() -> Outcome:
         for name, record in reply.content.items()
         if name != RECORD_KEY_CONFIGS
         for key, value in record.items()
-        if value == MAX_WEIGHT
+        if value in (MAX_WEIGHT, 0.5)
     ]
     return bool(seen), f"read from the reply: {', '.join(seen) or 'nothing'}"
 

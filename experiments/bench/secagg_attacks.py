@@ -121,7 +121,7 @@ ATTACKS = (
         control="split_survivors_control_without_confirmations_a_sum_below_the_threshold_opens",
     ),
     Attack(
-        name="read the weight",
+        name="read weight and metrics",
         peer="weight_in_clear",
         tests=("one_upload_stays_masked_while_either_of_its_secrets_is_unknown",),
         held="in the masked vector",

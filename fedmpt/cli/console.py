@@ -106,7 +106,7 @@ class Console:
         accounts = summary["privacy"]["clients"]
         if accounts:
             clients = Table(
-                title=f"privacy: every client's images, epsilon at delta {summary['privacy']['delta']:g}",
+                title=f"privacy: {summary['privacy']['protected']}, epsilon at delta {summary['privacy']['delta']:g}",
                 title_justify="left",
             )
             for column in ("client", "images", "epsilon", "of", "noise", "rate", "steps"):
@@ -157,8 +157,8 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
         rows.append(
             (
                 "privacy",
-                f"every image of every client: epsilon at most {preview.target_epsilon:g} at delta "
-                f"{preview.delta:g}, against everyone",
+                f"{preview.protected}: epsilon at most {preview.target_epsilon:g} at delta "
+                f"{preview.delta:g}, against {preview.against}",
             )
         )
         rows.append(

@@ -30,6 +30,9 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "lr": "train.lr",
     "dp_epsilon": "privacy.epsilon",
     "dp_delta": "privacy.delta",
+    "dp_noise": "privacy.noise",
+    "dp_unit": "privacy.unit",
+    "dp_arithmetic": "privacy.arithmetic",
     "dp_space": "privacy.space",
     "dp_sketch_rank": "privacy.sketch_rank",
     "dp_lifetime": "privacy.lifetime",
@@ -75,6 +78,21 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option("--dp-epsilon", type=float, help="Most epsilon a client may spend.  [default: 8]")
 @click.option(
     "--dp-delta", type=float, help="Delta of the guarantee.  [default: min(1e-5, 1/(10 n))]"
+)
+@click.option(
+    "--dp-noise",
+    type=click.Choice(["local", "shares"]),
+    help="All noise on every client, or shares that add up in the masked sum.  [default: local]",
+)
+@click.option(
+    "--dp-unit",
+    type=click.Choice(["example", "client"]),
+    help="What is protected; `client` needs noise shares.  [default: example]",
+)
+@click.option(
+    "--dp-arithmetic",
+    type=click.Choice(["float", "integer"]),
+    help="Number type of clipped gradients and noise; shares are always integers.  [default: float]",
 )
 @click.option(
     "--dp-space",

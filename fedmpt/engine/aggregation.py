@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from fedmpt.protect import MODES, Envelope, LedgeredSession
+from fedmpt.protect import MODES, LedgeredSession
 from fedmpt.runstore import write_whole
 from fedmpt.seeds import generator
-from fedmpt.types import ClientId, Update
+from fedmpt.types import ClientId
 from secagg import (
     Aggregate,
     Identity,
+    Layout,
     Mode,
     Policy,
     RoundAborted,
@@ -40,28 +41,28 @@ class Aggregation:
     """Sums the updates of a run's clients, round by round, under one roster."""
 
     def __init__(
-        self, *, mode: str, clients: int, envelope: Envelope, private: bool, marks: Path
+        self, *, mode: str, clients: int, layout: Layout, private: bool, marks: Path
     ) -> None:
         """Create identities, roster and sessions.
 
         Args:
             mode: ``masking`` or ``none``.
             clients: number of clients.
-            envelope: how updates become integers.
+            layout: what is summed.
             private: whether updates are differentially private.
             marks: folder of the clients' durable one-shot marks.
         """
         self.mode: Mode = MODES[mode]
-        self._envelope = envelope
+        self._layout = layout
         self._coordinator = SigningKey.generate()
         identities = [Identity.generate(client) for client in range(clients)]
-        self._roster = MemberRoster(
+        self.roster = MemberRoster(
             version=1,
             coordinator=self._coordinator.public,
             members=tuple(identity.member() for identity in identities),
         )
         make_policy = Policy.masking if self.mode is Mode.MASKING else Policy.plain
-        policy = make_policy(envelope.layout, allow_sensitive=not private)
+        policy = make_policy(layout, allow_sensitive=not private)
         self._run_id = new_run_id()
         self._sequence = 0
         self._cache = SignatureCache()  # all clients live in this process; none may see another's
@@ -71,7 +72,7 @@ class Aggregation:
                 open_client(
                     self.mode,
                     identity=identity,
-                    roster=self._roster,
+                    roster=self.roster,
                     policy=policy,
                     save=partial(write_whole, marks / f"client-{identity.id:03d}"),
                     signature_cache=self._cache,
@@ -88,8 +89,8 @@ class Aggregation:
         plain = self.mode is Mode.PLAIN
         return RoundParams.for_round(
             mode=self.mode,
-            roster=self._roster,
-            layout=self._envelope.layout,
+            roster=self.roster,
+            layout=self._layout,
             context=context,
             sequence=sequence,
             run_id=self._run_id,
@@ -102,18 +103,19 @@ class Aggregation:
     def run(
         self,
         cohort: tuple[ClientId, ...],
-        train: Callable[[ClientId], Update | None],
+        contribute: Callable[[ClientId], SegmentValues | None],
         *,
+        resubmit: bool,
         context: bytes,
         lost: Callable[[int], Mapping[int, str]],
     ) -> tuple[Aggregate, int]:
         """Aggregate one round; a round that aborts is tried again with fresh keys.
 
-        A client that has trained already submits the same update again: under local DP that is no new release.
-
         Args:
             cohort: the clients asked.
-            train: trains a client when its session wants the update; None if it has none to give.
+            contribute: called when a client's session wants its values; None if it has none to give.
+            resubmit: whether a client sends the same values again in a further attempt. Under local DP that is no new
+                release; with noise shares it would be a leak, so each attempt asks anew.
             context: digest of model and plan.
             lost: for an attempt (1 for the first), the clients that vanish and the stage they miss.
 
@@ -123,13 +125,12 @@ class Aggregation:
         Raises:
             RoundAborted: too few clients were left in every attempt.
         """
-        trained: dict[int, Update | None] = {}
+        kept: dict[int, SegmentValues | None] = {}
 
-        def sealed(client: int) -> SegmentValues | None:
-            if client not in trained:
-                trained[client] = train(ClientId(client))
-            update = trained[client]
-            return None if update is None else self._envelope.seal(update)
+        def values(client: int) -> SegmentValues | None:
+            if client not in kept or not resubmit:
+                kept[client] = contribute(ClientId(client))
+            return kept[client]
 
         sessions = {int(client): self.sessions[client] for client in cohort}
         for attempt in range(1, ATTEMPTS + 1):
@@ -137,11 +138,11 @@ class Aggregation:
             server = open_server(
                 self.parameters(cohort, context, self._sequence),
                 coordinator=self._coordinator,
-                roster=self._roster,
+                roster=self.roster,
                 signature_cache=self._cache,
             )
             try:
-                aggregate = run_round(server, sessions, sealed, context=context, lost=lost(attempt))
+                aggregate = run_round(server, sessions, values, context=context, lost=lost(attempt))
             except RoundAborted:
                 if attempt == ATTEMPTS:
                     raise

@@ -109,6 +109,7 @@ def plan_ledgers(
             delta=plan.delta,
             lifetime_epsilon=config.lifetime
             or (known.lifetime_epsilon if known is not None else config.epsilon),
+            unit=plan.unit,
         )
         if known is not None and known != wanted:
             raise UsageError(_other_terms(folder / file_name(client), known, wanted))

@@ -24,6 +24,8 @@ class Preview:
         local: the local optimiser in words.
         target_epsilon: None without privacy.
         delta: None without privacy.
+        protected: what the guarantee protects, in words.
+        against: whom it keeps out, in words.
         noise_multipliers: (smallest, largest) over clients.
         sample_rates: (smallest, largest) over clients.
         steps: (smallest, largest) number of noised steps of a client over the run.
@@ -45,6 +47,8 @@ class Preview:
     local: str
     target_epsilon: float | None
     delta: float | None
+    protected: str
+    against: str
     noise_multipliers: tuple[float, float] | None
     sample_rates: tuple[float, float] | None
     steps: tuple[int, int] | None

@@ -25,6 +25,7 @@ from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, partition
 from fedmpt.data.registry import DataSettings, load_dataset
 from fedmpt.engine.defaults import resolve
+from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
@@ -222,6 +223,7 @@ def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
             f"{size} of {clients} clients in a round: masking hides an update among at least "
             f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or --secagg none"
         )
+    check_shares(config, cohort=size)
     random = generator(config.seed, "schedule")
     return tuple(
         tuple(ClientId(int(c)) for c in sorted(random.choice(clients, size=size, replace=False)))

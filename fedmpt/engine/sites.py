@@ -6,19 +6,31 @@ itself (data, ledger, secret coins, keys, updates) stays in its object; the serv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.probes import typical_norms
+from fedmpt.engine.share_terms import (
+    DELTA_BLOCK,
+    SET_ASIDE,
+    common_plans,
+    counted_on,
+    equal_rates,
+    honest_others,
+)
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import RunError, UsageError
-from fedmpt.learner import train, train_privately
+from fedmpt.learner import query_privately, train, train_privately
 from fedmpt.protect import LedgeredSession
 from fedmpt.seeds import generator
-from fedmpt.types import ClientId, GlobalState, Update
+from fedmpt.types import ClientId, FloatVector, GlobalState, Update
 from privacy import (
+    Arithmetic,
     Budget,
     CalibrationCache,
     ClipMode,
@@ -26,14 +38,17 @@ from privacy import (
     DPSpace,
     GaussianNoise,
     Ledger,
+    NoiseMode,
     PLDAccountant,
     PoissonSampler,
+    PrivacyUnit,
     default_delta,
     equal_share_weights,
     make_plan,
     public_size,
 )
 from privacy.dpsgd import StepHistory
+from privacy.integer import GridRelease, IntegerGradient
 from privacy.sketch import Sketch
 
 
@@ -51,7 +66,10 @@ def dp_plans(
         UsageError: delta is larger than 1 / (10 n) of some client, or a client is scheduled in no round.
     """
     config = federation.config
+    by_client = config.privacy.unit == "client"
     sizes = public_sizes(federation)
+    if by_client:
+        sizes = [len(sizes)] * len(sizes)
     delta = config.privacy.delta or default_delta(max(sizes))
     largest = 1 / (10 * max(sizes))
     if delta > largest:
@@ -59,11 +77,17 @@ def dp_plans(
             f"--dp-delta {delta:g}: must be at most 1/(10 n) = {largest:.3g} for the largest client of about "
             f"{max(sizes)} images; leave it out for {default_delta(max(sizes)):g}"
         )
+    shares = config.privacy.noise == "shares"
+    if shares:
+        delta *= 1 - SET_ASIDE
+    integers = shares or config.privacy.arithmetic == "integer"
     cache = CalibrationCache(cache_folder / "calibration.json")
-    batch_size = federation.local.batch_size
-    weights = _block_weights(federation)
+    batches = [federation.local.batch_size] * len(sizes)
+    if shares and not by_client:
+        batches = equal_rates(sizes, federation.local.batch_size)
+    weights = {} if by_client else _block_weights(federation)
     plans = []
-    for index, size in enumerate(sizes):
+    for index, (size, batch_size) in enumerate(zip(sizes, batches, strict=True)):
         plans.append(
             make_plan(
                 n_pub=size,
@@ -71,16 +95,22 @@ def dp_plans(
                 rounds=max(1, federation.rounds_of(ClientId(index))),
                 max_grad_norm=config.privacy.clip or 1.0,
                 batch_size=batch_size,
-                steps_per_round=max(1, round(config.train.local_epochs * size / batch_size)),
+                steps_per_round=1
+                if shares
+                else max(1, round(config.train.local_epochs * size / batch_size)),
                 delta=delta,
                 block_weights=weights,
                 space=DPSpace(config.privacy.space),
                 clip=ClipMode(config.privacy.clip_mode),
+                noise=NoiseMode(config.privacy.noise),
+                arithmetic=Arithmetic.INTEGER if integers else Arithmetic.FLOAT,
+                honest=counted_on(len(federation.schedule[0])) if shares else 1,
+                unit=PrivacyUnit(config.privacy.unit),
                 accountant=accountant,
                 cache=cache,
             )
         )
-    return plans
+    return common_plans(plans) if shares else plans
 
 
 def _block_weights(federation: Federation) -> dict[str, float]:
@@ -196,6 +226,72 @@ class Site:
         )
         guard.require_charged()
         return update
+
+    def contribute(
+        self,
+        state: GlobalState,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        lr: float,
+        sketch: Sketch | None,
+    ) -> GridRelease:
+        """Admit, charge, and make this client's part of a sum that holds the noise as a whole.
+
+        Every call is a new release with new noise, charged on its own: the same query under two shares of noise would
+        give away what one share hides.
+
+        Args:
+            state: the broadcast state.
+            shapes: of the released blocks.
+            lr: the round's learning rate, of local training where a client is the unit.
+            sketch: of the encoder at ``state``; for the space of that name.
+
+        Raises:
+            privacy.BudgetExhausted: the round would spend more than the target; nothing was computed.
+        """
+        federation, guard = self._federation, self._guard
+        if guard is None:
+            raise RunError("noise shares need a privacy plan")
+        charge, admission = guard.budget.charge(state.round + 1)
+        guard.run_epsilon = admission.run_epsilon
+        self.session.charged(guard.ledger, charge)
+        honest = honest_others(self.session.guaranteed_honest, self.session.colluders)
+        gradient = IntegerGradient(plan=guard.plan, shapes=shapes, history=guard.history)
+        if guard.plan.unit is PrivacyUnit.CLIENT:
+            rows = {DELTA_BLOCK: torch.from_numpy(self._change(state, lr=lr))[None]}
+            release = gradient.release(rows, honest=honest)
+            gradient.finish()
+        else:
+            release = query_privately(
+                federation.method,
+                federation.spec,
+                state,
+                self._data,
+                device=federation.backbone.device,
+                plan=guard.plan,
+                sampler=guard.sampler,
+                gradient=gradient,
+                honest=honest,
+                sketch=sketch,
+                prompt_chunk=federation.config.privacy.prompt_chunk,
+            )
+        guard.require_charged()
+        return release
+
+    def _change(self, state: GlobalState, *, lr: float) -> FloatVector:
+        """Train without noise; the result must not leave the client as it is."""
+        federation = self._federation
+        return train(
+            federation.method,
+            federation.spec,
+            state,
+            self._data,
+            settings=federation.local,
+            lr=lr,
+            weight=self.weight,
+            device=federation.backbone.device,
+            order=generator(federation.config.seed, "batches", self.client, state.round + 1),
+        ).delta
 
     def close(self) -> dict[str, object] | None:
         """Check the steps made against those charged, record the final figures, and return this client's account.

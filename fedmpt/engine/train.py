@@ -18,6 +18,9 @@ from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
 from fedmpt.engine.prepare import Federation, prepare
+from fedmpt.engine.rounds import AveragedUpdates, Rounds
+from fedmpt.engine.share_terms import claim
+from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
@@ -25,10 +28,11 @@ from fedmpt.learner import predict
 from fedmpt.metrics import Metrics, evaluate
 from fedmpt.protect import Envelope, round_context
 from fedmpt.runstore import LEDGER_FOLDER, RunStore
-from fedmpt.strategy.fedavg import fedavg
-from fedmpt.types import ClientId, GlobalState, RoundPlan, Update
-from privacy import BudgetExhausted, DPPlan, PLDAccountant
+from fedmpt.types import ClientId, GlobalState, RoundPlan
+from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
+from privacy.sketch import Sketch
 from secagg import Aggregate, Mode, RoundAborted, threshold
+from secagg import Update as SegmentValues
 from secagg.cost import predict_bytes
 
 SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
@@ -67,7 +71,7 @@ def train(
         if private
         else []
     )
-    envelope = _envelope(federation, plans)
+    rounds = _rounds(federation, plans)
     folder = folder or _default_folder(federation)
     ledgers = plan_ledgers(
         federation, plans, ledger or folder / LEDGER_FOLDER, carried=ledger is not None
@@ -78,7 +82,7 @@ def train(
         aggregation = Aggregation(
             mode=config.secagg.mode,
             clients=len(federation.partition),
-            envelope=envelope,
+            layout=rounds.layout,
             private=private,
             marks=store.folder / "marks",
         )
@@ -92,10 +96,11 @@ def train(
         if private:
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
         store.write_json("partition.json", _partition_record(federation))
+        store.write_bytes("roster.json", aggregation.roster.to_json())
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned))
         run = _Run(federation, store, listener)
-        run.execute(aggregation, envelope, sites)
+        run.execute(aggregation, rounds, sites)
         accounts = [account for site in sites if (account := site.close()) is not None]
     return _finish(run, accounts, name=ledgers.run if private else None, started=started)
 
@@ -139,10 +144,10 @@ class _Run:
         self._zero_shot_global: Metrics | None = None
         self.state = GlobalState(round=0, vector=federation.spec.flatten(federation.initial))
 
-    def execute(self, aggregation: Aggregation, envelope: Envelope, sites: list[Site]) -> None:
+    def execute(self, aggregation: Aggregation, rounds: Rounds, sites: list[Site]) -> None:
         """Evaluate the frozen CLIP as round 0, then do every round of the schedule."""
         self._aggregation = aggregation
-        self._envelope = envelope
+        self._rounds = rounds
         self._sites = sites
         self.evaluate_frozen()
         for number, cohort in enumerate(self._federation.schedule, start=1):
@@ -158,8 +163,10 @@ class _Run:
 
     def _round(self, plan: RoundPlan) -> None:
         before = dict(self._phase)
-        aggregate, attempts = self._aggregate(plan)
-        self.state = fedavg(self.state, self._envelope.open_mean(aggregate))
+        sketch = self._sketch()
+        aggregate, attempts = self._aggregate(plan, sketch)
+        self._store.write_transcript(plan.round, aggregate.transcript.log)
+        self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         metrics = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
         record = RoundRecord(
@@ -170,32 +177,38 @@ class _Run:
             dropped=tuple((c, stage.name.lower()) for c, stage in aggregate.dropped.items()),
             attempts=attempts,
             epsilon=(min(spent), max(spent)) if spent else None,
-            train_loss=self._envelope.open_loss(aggregate),
+            train_loss=self._rounds.loss(aggregate),
             clipped=self._clipped(aggregate),
             bytes_up=float(np.mean([aggregate.bytes_up[c] for c in aggregate.survivors])),
             seconds=tuple((phase, self._phase[phase] - before[phase]) for phase in before),
         )
         self._keep(record)
 
-    def _aggregate(self, plan: RoundPlan) -> tuple[Aggregate, int]:
-        """Train the cohort's clients as their sessions ask for updates, and sum what they send."""
+    def _sketch(self) -> Sketch | None:
+        """Return the round's sketch of the text encoder, where gradients are clipped in one."""
+        if not self._config.privacy.enabled:
+            return None
+        started = time.perf_counter()
+        federation, state = self._federation, self.state
+        parameters = federation.spec.unflatten(state.vector, federation.backbone.device)
+        sketch = round_sketch(self._config, federation.method, parameters, round_number=state.round)
+        self._phase["train"] += time.perf_counter() - started
+        return sketch
+
+    def _aggregate(self, plan: RoundPlan, sketch: Sketch | None) -> tuple[Aggregate, int]:
+        """Let the cohort's clients work as their sessions ask for values, and sum what they send."""
         state, config, federation = self.state, self._config, self._federation
-        sketch = None
-        if config.privacy.enabled:
-            started = time.perf_counter()
-            parameters = federation.spec.unflatten(state.vector, federation.backbone.device)
-            sketch = round_sketch(config, federation.method, parameters, round_number=state.round)
-            self._phase["train"] += time.perf_counter() - started
         context = round_context(state, lr=plan.lr, run_digest=federation.digest)
         training = 0.0
         refusals: list[BudgetExhausted] = []
 
-        def train_site(client: ClientId) -> Update | None:
-            """Train one site; None from a site whose budget does not admit the round."""
+        def contribute(client: ClientId) -> SegmentValues | None:
+            """Return a site's values; None from a site whose budget does not admit the round."""
             nonlocal training
             started = time.perf_counter()
             try:
-                return self._sites[client].train(state, lr=plan.lr, sketch=sketch)
+                site = self._sites[client]
+                return self._rounds.contribute(site, state, lr=plan.lr, sketch=sketch)
             except BudgetExhausted as error:
                 self._listener.warning(f"client {client} leaves the run: {error}")
                 refusals.append(error)
@@ -207,7 +220,8 @@ class _Run:
         try:
             result = self._aggregation.run(
                 plan.cohort,
-                train_site,
+                contribute,
+                resubmit=self._rounds.resubmit,
                 context=context,
                 lost=lambda attempt: simulated_losses(
                     plan.cohort,
@@ -266,6 +280,8 @@ class _Run:
         rounds = self._records[1:]
         first, last = self._records[0].metrics, self._records[-1].metrics
         sent = [record.bytes_up for record in rounds]
+        cohort = len(federation.schedule[0]) if federation.schedule else 0
+        protected, against = claim(config, cohort=max(1, cohort))
         return {
             "schema": SUMMARY_SCHEMA,
             "method": config.method.name,
@@ -284,7 +300,10 @@ class _Run:
                 "enabled": config.privacy.enabled,
                 "target_epsilon": config.privacy.epsilon if config.privacy.enabled else None,
                 "delta": accounts[0]["delta"] if accounts else None,
-                "unit": "example",
+                "unit": config.privacy.unit,
+                "noise": config.privacy.noise,
+                "protected": protected,
+                "against": against,
                 "relation": "add_or_remove_one",
                 "clients": accounts,
             },
@@ -304,6 +323,16 @@ class _Run:
 
 def _headline(metrics: Metrics) -> dict[str, float]:
     return {"mAP": metrics.mAP, "CF1": metrics.CF1, "OF1": metrics.OF1}
+
+
+def _rounds(federation: Federation, plans: list[DPPlan]) -> Rounds:
+    """Return how this run's rounds work."""
+    if plans and plans[0].noise is NoiseMode.SHARES:
+        sketch = round_sketch(
+            federation.config, federation.method, federation.initial, round_number=0
+        )
+        return SharedNoise(federation, plans, sketch)
+    return AveragedUpdates(_envelope(federation, plans))
 
 
 def _envelope(federation: Federation, plans: list[DPPlan]) -> Envelope:
@@ -343,6 +372,7 @@ def _preview(
     masked = aggregation.mode is Mode.MASKING
     params = aggregation.parameters(federation.schedule[0], bytes(32), 1)
     predicted = predict_bytes(params)
+    protected, against = claim(config, cohort=cohort)
     return Preview(
         method=config.method.name,
         data=f"{federation.dataset.name}: {len(federation.dataset.train)} training and "
@@ -357,6 +387,8 @@ def _preview(
         f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
         target_epsilon=config.privacy.epsilon if plans else None,
         delta=plans[0].delta if plans else None,
+        protected=protected,
+        against=against,
         noise_multipliers=_range([plan.noise_multiplier for plan in plans]),
         sample_rates=_range([plan.sample_rate for plan in plans]),
         steps=(

@@ -45,7 +45,7 @@ def test_a_number_out_of_range_is_refused(changes: dict[str, float]) -> None:
         {"kind": "shuffled_gaussian"},
         {"kind": None},
         {"relation": "zero_out_one"},
-        {"unit": "client"},
+        {"unit": "household"},
         {"steps": "8"},
         {"sample_rate": 1},
         {"extra": 1},

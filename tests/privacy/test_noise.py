@@ -1,13 +1,11 @@
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from privacy import GaussianNoise
-from privacy.noise import InsecureZeroNoise, discrete_gaussian, insecure_seeded_noise
-from privacy.randomness import InsecureSeededBytes, SystemBytes
+from privacy.noise import InsecureZeroNoise, insecure_seeded_noise
 
 LEVEL = 1e-6  # chance of a false alarm per check
 
@@ -84,58 +82,3 @@ def test_only_the_insecure_doubles_repeat_and_they_say_so() -> None:
 
 def test_the_representation_of_a_noise_source_tells_nothing() -> None:
     assert repr(GaussianNoise()) == "GaussianNoise"
-
-
-def pmf(x: int, variance: float) -> float:
-    """The discrete Gaussian's probability of x, by summation."""
-    reach = math.ceil(12 * math.sqrt(variance)) + 2
-    total = sum(math.exp(-(k**2) / (2 * variance)) for k in range(-reach, reach + 1))
-    return math.exp(-(x**2) / (2 * variance)) / total
-
-
-@pytest.mark.parametrize(
-    "variance", [Fraction(1, 4), Fraction(1), Fraction(7, 3), Fraction(10), Fraction(121)]
-)
-def test_the_discrete_gaussian_has_its_exact_probabilities(variance: Fraction) -> None:
-    size = 8000
-    values = discrete_gaussian(size, variance=variance, source=SystemBytes())
-    assert all(type(value) is int for value in values)
-    reach = math.ceil(3 * math.sqrt(variance))
-    support = range(-reach, reach + 1)
-    probabilities = [pmf(x, float(variance)) for x in support]
-    counts = [values.count(x) for x in support]
-    probabilities.append(1 - sum(probabilities))
-    counts.append(size - sum(counts))
-    expected = [size * p for p in probabilities]
-    kept = [i for i, e in enumerate(expected) if e >= 5]
-    rest = size - sum(counts[i] for i in kept), size - sum(expected[i] for i in kept)
-    observed = [counts[i] for i in kept] + ([rest[0]] if rest[1] > 1 else [])
-    wanted = [expected[i] for i in kept] + ([rest[1]] if rest[1] > 1 else [])
-    statistic = sum((o - e) ** 2 / e for o, e in zip(observed, wanted, strict=True))
-    assert stats.chi2.sf(statistic, len(wanted) - 1) > LEVEL
-
-
-def test_the_wide_discrete_gaussian_has_its_moments() -> None:
-    variance = Fraction(600_000**2)
-    values = np.array(
-        discrete_gaussian(3000, variance=variance, source=SystemBytes()), dtype=np.float64
-    )
-    assert_standard_deviation(values, 600_000.0)
-    assert abs(values.mean()) < 5 * 600_000 / math.sqrt(values.size)
-
-
-def test_the_discrete_gaussian_repeats_under_an_insecure_seed() -> None:
-    draws = [
-        discrete_gaussian(
-            50,
-            variance=Fraction(9),
-            source=InsecureSeededBytes(insecure_seed=5, purpose="noise"),
-        )
-        for _ in range(2)
-    ]
-    assert draws[0] == draws[1]
-
-
-def test_a_discrete_gaussian_without_variance_is_refused() -> None:
-    with pytest.raises(ValueError, match="variance"):
-        discrete_gaussian(1, variance=Fraction(0), source=SystemBytes())

@@ -51,6 +51,7 @@ from secagg.messages import (
     Advert,
     AdvertRow,
     Bundle,
+    BundleRow,
     CohortRequest,
     Collect,
     Confirm,
@@ -71,6 +72,7 @@ from secagg.messages import (
     to_table,
 )
 from secagg.roster import COORDINATOR_ID
+from secagg.roundlog import RoundLog
 from secagg.sealed_state import Vault
 from secagg.server_snapshot import unseal_server
 from secagg.views import Cohort, Sharers, Survivors
@@ -103,7 +105,7 @@ REQUESTS = {stage: one.page.requests[one.page.sent[1]] for stage, one in SNAPSHO
 LAST = SNAPSHOTS[Stage.REVEAL]
 PARAMS = LAST.params
 COHORT = Cohort.of(PARAMS, from_table(AdvertRow, LAST.adverts))
-SHARERS = Sharers.of(COHORT, LAST.bundles)
+SHARERS = Sharers.of(COHORT, [row.client for row in from_table(BundleRow, LAST.dealt)])
 UPLOADS = from_table(SurvivorRow, LAST.uploads)
 SURVIVORS = Survivors.of(SHARERS.digest, [(row.client, row.upload) for row in UPLOADS])
 POLICY = Policy(layout=PARAMS.layout, modes=(Mode.MASKING,), n_min=3, survivors_min=3, colluders=0)
@@ -337,6 +339,29 @@ def test_contents_of_states_that_were_changed_and_sealed_again(data, stage):
     )
 
 
+LOG = RoundLog(
+    params=PARAMS,
+    requests=tuple(LAST.page.signed.values()),
+    adverts=LAST.adverts,
+    bundles=LAST.dealt,
+    uploads=LAST.uploads,
+    confirmations=LAST.confirmations,
+).to_bytes()
+
+
+def read_log(data):
+    RoundLog.from_bytes(data, members=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_public_logs_of_rounds(data):
+    read_log(LOG)
+    changed = data.draw(changed_tree(msgspec.msgpack.decode(LOG[5:])))
+    for log in (data.draw(damaged(LOG)), LOG[:5] + msgspec.msgpack.encode(changed)):
+        reads(read_log, log)
+
+
 # Sessions -----------------------------------------------------------------------------------
 
 
@@ -531,6 +556,11 @@ def test_nesting_and_announced_lengths_cost_neither_stack_nor_memory_nor_time(co
                 trees += [[[*tree[0], mark], *tree[1:]]]
             doors += [(door, message[: HEADER.size] + wrapped(t, mark, content)) for t in trees]
     doors += [(Marks.from_bytes, content), (Marks.from_bytes, b"\x93\x80\x01" + content)]
+    log = msgspec.msgpack.decode(LOG[5:])
+    doors += [
+        (read_log, LOG[:5] + wrapped(tree, mark, content))
+        for tree in ([*log, mark], [[*log[0], mark], *log[1:]], [*log[:2], mark, *log[3:]])
+    ]
     doors += [(Roster.from_json, b'{"x":' * 30_000), (Roster.from_json, b'{"x":' + b"[" * 60_000)]
     label = {"run_id": PARAMS.run_id, "sequence": PARAMS.sequence}
     for vault, door in ((CLIENT_VAULT, client_at), (SERVER_VAULT, server_at)):

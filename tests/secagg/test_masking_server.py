@@ -60,6 +60,25 @@ def test_the_server_keeps_one_accumulator_and_no_upload(federation, context):
     assert held[-1] - held[2] < server.params.plan.body_bytes
 
 
+def test_sealed_shares_are_not_kept_once_they_are_sent_on(federation):
+    world = federation(6)
+    clients, server = world.clients(), world.server()
+    requests = world.run_until(Stage.SHARE, clients, server)
+    for client, request in requests.items():
+        server.receive(client, world.answer(clients[client], request))
+    assert set(server._bundles) == set(world.ids)
+    server.close_stage()
+    assert not server._bundles
+
+
+def test_shares_are_kept_of_those_only_who_do_not_open_their_seed_themselves(federation):
+    world = federation(8)
+    server = world.server()
+    world.run({20: "upload", 30: "reveal"}, server=server)
+    assert set(server._opened) == {20, 30}
+    assert set(server._seeds) == set(world.ids) - {20, 30}
+
+
 def test_a_round_of_twelve_clients_and_ten_thousand_values_is_quick(federation, context):
     """The best of three rounds takes less than 0.15 s of processor time, everybody included."""
     layout = Layout((FixedSegment(name="x", length=10_000, clip=1.0),))

@@ -17,6 +17,7 @@ CHANGES = {
     "version": 2,
     "suite": 2,
 }
+RING = {"graph_degree": 6, "graph_window": 2}
 
 
 def changed(params, **changes):
@@ -32,8 +33,37 @@ def test_every_field_enters_the_digest_that_all_signatures_are_bound_to(federati
 
 
 def test_the_digest_covers_every_field_there_is(federation):
-    reserved = {"graph_degree", "graph_window"}
-    assert set(RoundParams.__struct_fields__) == set(CHANGES) | reserved
+    assert set(RoundParams.__struct_fields__) == set(CHANGES) | set(RING)
+
+
+def test_degree_and_window_of_a_ring_enter_the_digest(federation):
+    params = federation(12).params()
+    rings = [RING, {**RING, "graph_window": 3}, {**RING, "graph_degree": 8}]
+    assert len({changed(params, **ring).digest for ring in [{}, *rings]}) == 4
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [
+        {"graph_degree": 5},
+        {"graph_degree": 2},
+        {"graph_degree": 12},
+        {"graph_window": 0},
+        {"graph_window": 1},
+        {"graph_window": 4},
+        {"graph_degree": 0},
+        {"mode": Mode.PLAIN},
+    ],
+)
+def test_a_ring_that_cannot_be_is_refused(federation, ring):
+    params = federation(12).params()
+    with pytest.raises(ConfigurationError, match="graph"):
+        changed(params, **{**RING, **ring})
+
+
+def test_a_forced_degree_too_small_for_the_colluders_is_refused(federation):
+    with pytest.raises(ConfigurationError, match="allows for more colluders"):
+        federation(30, colluders=9).params(graph_degree=8)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,10 @@ from secagg.errors import (
     WrongStage,
 )
 from secagg.roster import COORDINATOR_ID
+from secagg.roundlog import RoundLog
 from secagg.sealed_state import Vault
 from secagg.server_snapshot import ServerSnapshot, ServerStore, unseal_server
+from secagg.transcript import verify_transcript
 
 STATE_KEY = bytes(range(100, 132))
 STORED = json.loads((Path(__file__).parent / "vectors/snapshot_v1.json").read_text())
@@ -151,6 +153,40 @@ def test_a_server_restarted_at_every_stage_counts_bytes_and_losses_as_if_it_neve
     assert one.dropped == {40: Stage.CONFIRM}
     assert (other.dropped, other.bytes_up) == (one.dropped, one.bytes_up)
     assert other.bytes_down == one.bytes_down
+    logs = [RoundLog.from_bytes(each.transcript.log, members=4) for each in aggregates]
+    assert [len(log.reveals) for log in logs] == [3, 3]
+    assert [len(log.requests) for log in logs] == [5, 5]
+    for each in aggregates:
+        assert verify_transcript(each.transcript.log, masking.roster)
+
+
+def test_clients_and_server_restarted_at_every_stage_go_on_with_the_same_ring(federation):
+    """The order of a ring follows from the cohort, and both are computed anew from what is stored."""
+    world, saved = federation(9, colluders=1), {}
+
+    def session(client):
+        return open_client(
+            Mode.MASKING,
+            identity=world.identities[client],
+            roster=world.roster,
+            policy=world.policy(),
+            save=lambda state: saved.update({client: state}),
+            saved=saved.get(client, b""),
+            state_key=STATE_KEY,
+        )
+
+    machine = Machine(world, world.params(graph_degree=6))
+    step = machine.session.open()
+    while isinstance(step, dict):
+        for client, request in step.items():
+            if (client, machine.session.stage) != (90, Stage.UPLOAD):
+                reply = world.answer(session(client), request)
+                machine.session.receive(client, reply)
+            machine.restart(machine.session.snapshot())
+        step = machine.session.close_stage()
+        if machine.session.stage is Stage.UPLOAD:
+            assert len(machine.session.cohort.neighbours(10)) == 6
+    assert_sum(world, step, world.ids[:-1])
 
 
 def test_reasons_of_clients_that_left_survive_a_restart(masking):
@@ -327,7 +363,7 @@ def test_what_does_not_fit_together_is_corrupt_though_the_seal_holds(stopped):
         sealed(uploads=b""),
         sealed(adverts=good.adverts[:-1]),
         sealed(uploads=good.uploads + good.uploads),
-        sealed(bundles={**good.bundles, 70: good.bundles[10]}),
+        sealed(dealt=good.dealt[:-1]),
         turned(sent={**page.sent, 70: 0}),
         turned(sent={**page.sent, 10: 9}),
         turned(requests=[]),

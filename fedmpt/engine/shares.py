@@ -1,0 +1,137 @@
+"""Runs whose noise the clients share: plans, envelope, and the server's part of a round.
+
+One step a round: each client sends the noised sum of its batch's clipped gradients inside a masked vector, and the
+server, which learns only the sum over clients, makes the optimiser's step. Everything after the sum is post-processing,
+so the text tower is crossed once a round and the optimiser keeps its moments.
+
+With a client as the unit, what is clipped and summed is the change that a client's local training made.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fedmpt.engine.prepare import Federation
+from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST, SET_ASIDE
+from fedmpt.engine.sites import Site
+from fedmpt.errors import RunError, UsageError
+from fedmpt.learner import make_space, released_shapes
+from fedmpt.protect import GridEnvelope
+from fedmpt.types import GlobalState
+from privacy import DPPlan, PrivacyUnit
+from privacy.grid import discretisation_delta, noise_bound, share_variance
+from privacy.integer import IntegerGradient
+from privacy.sketch import Sketch
+from secagg import Aggregate, Layout
+from secagg import Update as SegmentValues
+
+
+class SharedNoise:
+    """Rounds of such a run; see `fedmpt.engine.rounds.Rounds`.
+
+    Args:
+        federation: the prepared run.
+        plans: the clients' plans, alike but for their sizes.
+        sketch: at the initial state; for the space of that name.
+
+    Raises:
+        UsageError: discrete noise would cost more than what is set aside from delta.
+    """
+
+    def __init__(self, federation: Federation, plans: list[DPPlan], sketch: Sketch | None) -> None:
+        self._federation = federation
+        self._plans = plans
+        self._parameters = {
+            name: value.detach().clone().requires_grad_()
+            for name, value in federation.initial.items()
+        }
+        self._optimizer = _optimizer(list(self._parameters.values()), federation)
+        self._by_client = plans[0].unit is PrivacyUnit.CLIENT
+        self.shapes = self._shapes(sketch)
+        self._reader = IntegerGradient(plan=plans[0], shapes=self.shapes)
+        self._envelope = GridEnvelope.of(
+            dimension=self._reader.dimension, noise_bound=self._noise_bound()
+        )
+        self._check_delta()
+
+    @property
+    def layout(self) -> Layout:
+        """What is summed."""
+        return self._envelope.layout
+
+    @property
+    def resubmit(self) -> bool:
+        """False: the same query under two shares of noise would give away what one share hides."""
+        return False
+
+    def contribute(
+        self, site: Site, state: GlobalState, *, lr: float, sketch: Sketch | None
+    ) -> SegmentValues:
+        """Return a client's noised query of this round, charged."""
+        return self._envelope.seal(site.contribute(state, self.shapes, lr=lr, sketch=sketch))
+
+    def loss(self, aggregate: Aggregate) -> None:
+        """None: no loss leaves a client."""
+
+    def advance(
+        self, state: GlobalState, aggregate: Aggregate, *, lr: float, sketch: Sketch | None
+    ) -> GlobalState:
+        """Return the state after a round: the optimiser's step on the survivors' noised sum.
+
+        Raises:
+            RunError: the result holds a value that is not finite.
+        """
+        total, survivors = self._envelope.open_sum(aggregate), aggregate.survivors
+        federation = self._federation
+        if self._by_client:
+            mean = self._reader.gradient(total, examples=len(survivors))
+            vector = state.vector + mean[DELTA_BLOCK].numpy()
+        else:
+            examples = sum(self._plans[client].expected_batch_size for client in survivors)
+            released = self._reader.gradient(total, examples=examples)
+            space = make_space(self._plans[0].space, federation.method, sketch=sketch)
+            space.encode({n: self._parameters[n].detach() for n in federation.method.prompt_blocks})
+            released |= space.to_prompt_gradient(released)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            for name, value in self._parameters.items():
+                # losses are summed over a batch, as in the learner
+                value.grad = released[name].to(value) * federation.local.batch_size
+            self._optimizer.step()
+            vector = federation.spec.flatten(self._parameters)
+        if not torch.isfinite(torch.from_numpy(vector)).all():
+            raise RunError(f"round {state.round + 1}: the state is not finite; lower --lr")
+        return GlobalState(round=state.round + 1, vector=vector)
+
+    def _shapes(self, sketch: Sketch | None) -> dict[str, tuple[int, ...]]:
+        if self._by_client:
+            return {DELTA_BLOCK: (self._federation.spec.size,)}
+        method = self._federation.method
+        space = make_space(self._plans[0].space, method, sketch=sketch)
+        return released_shapes(method, space, self._federation.initial)
+
+    def _noise_bound(self) -> int:
+        plan = self._plans[0]
+        # fewer counted on, more noise each: the bound covers the fewest that are allowed
+        return noise_bound(share_variance(plan.noise_multiplier, plan.grid_steps, LEAST_HONEST))
+
+    def _check_delta(self) -> None:
+        plan = self._plans[0]
+        spent = discretisation_delta(
+            noise_multiplier=plan.noise_multiplier,
+            clip_steps=plan.grid_steps,
+            target_epsilon=plan.target_epsilon,
+            values=self._reader.dimension * max(plan.rounds for plan in self._plans),
+        )
+        if spent > SET_ASIDE * plan.delta:
+            raise UsageError(
+                f"--dp-noise shares: discrete noise would take {spent:.2g} of delta {plan.delta:.2g}, more than the "
+                f"{SET_ASIDE:.0%} set aside; use fewer rounds or a smaller space"
+            )
+
+
+def _optimizer(values: list[torch.Tensor], federation: Federation) -> torch.optim.Optimizer:
+    local = federation.local
+    if local.optimizer == "adam":
+        return torch.optim.Adam(values, weight_decay=local.weight_decay)
+    return torch.optim.SGD(values, lr=0.0, momentum=local.momentum, weight_decay=local.weight_decay)

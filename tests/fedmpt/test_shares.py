@@ -1,0 +1,193 @@
+"""Runs whose noise the clients share: what is refused, what is charged, and what the sum holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedmpt.engine.shares
+from fedmpt.config import load_config
+from fedmpt.engine.aggregation import Aggregation
+from fedmpt.engine.share_terms import (
+    LEAST_HONEST,
+    check_shares,
+    claim,
+    counted_on,
+    equal_rates,
+    honest_others,
+)
+from fedmpt.errors import UsageError
+from fedmpt.protect import GridEnvelope
+from fedmpt.types import ClientId
+from privacy import BudgetExhausted, read_ledger
+from privacy.integer import GridRelease, IntegerGradient
+from secagg import Update as SegmentValues
+from secagg.threshold import default_colluders, threshold
+
+
+def settings(**options: Any) -> Any:
+    return load_config(
+        options={"privacy.noise": "shares"}
+        | {name.replace("__", "."): value for name, value in options.items()}
+    )
+
+
+@pytest.mark.parametrize("mode", ["none"])
+def test_shares_are_refused_where_a_single_contribution_can_be_opened(mode: str) -> None:
+    config = settings(secagg__mode=mode)
+    with pytest.raises(UsageError, match="masking"):
+        check_shares(config, cohort=12)
+
+
+def test_a_client_as_the_unit_needs_shares() -> None:
+    config = settings(privacy__noise="local", privacy__unit="client")
+    with pytest.raises(UsageError, match="shares"):
+        check_shares(config, cohort=12)
+
+
+@pytest.mark.parametrize("cohort", range(3, 60))
+def test_the_shares_counted_on_are_those_the_adversary_lacks(cohort: int) -> None:
+    colluders = default_colluders(cohort)
+    smallest_sum = max(threshold(cohort, colluders), 3)
+    known_to_adversary = max(1, colluders)  # a client knows at least its own share
+    assert counted_on(cohort) == smallest_sum - known_to_adversary
+    assert counted_on(cohort) >= LEAST_HONEST
+    check_shares(settings(), cohort=cohort)
+
+
+def test_a_cohort_without_assumed_colluders_still_counts_its_reader_as_one() -> None:
+    assert honest_others(3, 0) == 2
+    assert honest_others(3, 1) == 3
+
+
+def test_expected_batches_are_in_proportion_to_declared_sizes() -> None:
+    batches = equal_rates([200, 400, 600], 40)
+    assert batches == [20, 40, 60]
+
+
+def test_the_claim_names_who_is_kept_out() -> None:
+    assert claim(settings(privacy__noise="local"), cohort=12)[1] == "everyone"
+    protected, against = claim(settings(privacy__unit="client"), cohort=12)
+    assert "client contributes" in protected
+    assert "3 client(s)" in against
+
+
+@pytest.fixture
+def shared(small_run: Any, tmp_path: Path) -> Any:
+    def start(**options: Any) -> tuple[dict[str, Any], Path]:
+        known = {"clients__count": 5, "privacy__noise": "shares"}
+        return small_run(tmp_path / "run", **{**known, **options}), tmp_path / "run"
+
+    return start
+
+
+def test_a_run_with_shared_noise_stays_within_its_budget(shared: Any) -> None:
+    summary, folder = shared()
+    clients = summary["privacy"]["clients"]
+    assert [client["rounds"] for client in clients] == [2] * 5
+    assert all(client["steps"] == client["rounds"] for client in clients)
+    assert len({client["noise_multiplier"] for client in clients}) == 1
+    assert 0 < max(client["epsilon"] for client in clients) <= 8
+    assert summary["privacy"]["noise"] == "shares"
+    plan = next(
+        record["plan"]
+        for record in read_ledger(folder / "ledger/client-000.jsonl").records
+        if record["kind"] == "plan"
+    )
+    assert (plan["noise"], plan["arithmetic"], plan["honest"]) == ("shares", "integer", 3)
+
+
+def test_an_opened_sum_holds_at_least_the_noise_of_the_plan(
+    shared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With queries of zero, the sum that the server opens is noise alone."""
+    totals: list[np.ndarray] = []
+    plans: list[Any] = []
+    real = IntegerGradient.release
+
+    def silent(self: IntegerGradient, rows: Any, *, honest: int) -> GridRelease:
+        made = real(self, rows, honest=honest)
+        plans.append(self._plan)
+        return GridRelease(query=np.zeros_like(made.query), noise=made.noise)
+
+    monkeypatch.setattr(IntegerGradient, "release", silent)
+    advance = fedmpt.engine.shares.SharedNoise.advance
+
+    def reading(self: Any, state: Any, aggregate: Any, **options: Any) -> Any:
+        totals.append(aggregate.sums["gradient"])
+        return advance(self, state, aggregate, **options)
+
+    monkeypatch.setattr(fedmpt.engine.shares.SharedNoise, "advance", reading)
+    shared(train__rounds=3)
+    values = np.concatenate(totals).astype(np.float64)
+    plan = plans[0]
+    claimed = plan.noise_multiplier * plan.grid_steps
+    realised = values.std() / claimed
+    # five contributors of which three are counted on
+    assert realised == pytest.approx((5 / 3) ** 0.5, rel=0.05)
+    assert realised > 1
+
+
+@pytest.mark.parametrize(("resubmit", "calls"), [(True, 1), (False, 2)])
+def test_only_values_that_may_be_sent_again_are_kept_for_a_second_attempt(
+    tmp_path: Path, resubmit: bool, calls: int
+) -> None:
+    envelope = GridEnvelope.of(dimension=3, noise_bound=10)
+    aggregation = Aggregation(
+        mode="masking", clients=5, layout=envelope.layout, private=True, marks=tmp_path / "marks"
+    )
+    asked: Counter[int] = Counter()
+
+    def contribute(client: ClientId) -> SegmentValues:
+        asked[client] += 1
+        query = np.full(3, client, dtype=np.int64)
+        noise = np.full(3, asked[client], dtype=np.int64)
+        return envelope.seal(GridRelease(query=query, noise=noise))
+
+    losses = {1: {0: "reveal", 1: "reveal"}, 2: {}}
+    aggregate, attempts = aggregation.run(
+        tuple(ClientId(client) for client in range(5)),
+        contribute,
+        resubmit=resubmit,
+        context=bytes(32),
+        lost=lambda attempt: losses[attempt],
+    )
+    assert attempts == 2
+    assert set(asked.values()) == {calls}
+    assert envelope.open_sum(aggregate).tolist() == [10 + 5 * calls] * 3
+
+
+def test_a_second_attempt_is_charged_as_a_second_release(
+    shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan pays for one release a round, so the last round has none left for another attempt."""
+    lost = iter([{0: "reveal", 1: "reveal"}])
+    monkeypatch.setattr("fedmpt.engine.train.simulated_losses", lambda *_, **__: next(lost, {}))
+    with pytest.raises(BudgetExhausted):
+        shared(train__rounds=1)
+    history = read_ledger(tmp_path / "run/ledger/client-000.jsonl")
+    assert len(history.charges) == 1
+    assert any(record["kind"] == "refuse" for record in history.records)
+
+
+def test_a_client_may_be_the_unit(shared: Any) -> None:
+    summary, folder = shared(privacy__unit="client", privacy__delta=1e-3)
+    assert summary["privacy"]["unit"] == "client"
+    history = read_ledger(folder / "ledger/client-000.jsonl")
+    assert history.terms.unit.value == "client"
+    assert all(charge.event.sample_rate == 1.0 for charge in history.charges)
+
+
+def test_local_noise_may_be_integers(shared: Any) -> None:
+    summary, folder = shared(privacy__noise="local", privacy__arithmetic="integer")
+    assert max(client["epsilon"] for client in summary["privacy"]["clients"]) <= 8
+    plan = next(
+        record["plan"]
+        for record in read_ledger(folder / "ledger/client-000.jsonl").records
+        if record["kind"] == "plan"
+    )
+    assert (plan["noise"], plan["arithmetic"], plan["honest"]) == ("local", "integer", 1)
