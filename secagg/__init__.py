@@ -7,6 +7,8 @@ promised to whom.
 
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import ClientSession, InputWanted, Reply, Requests, ServerSession
+from secagg.ckks_keys import KeyEpoch, KeySetupServer
+from secagg.ckks_presets import PRESETS, Preset, SharedKey
 from secagg.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -20,16 +22,18 @@ from secagg.errors import (
     StateError,
 )
 from secagg.fixedpoint import Update
-from secagg.inprocess import run_round
+from secagg.inprocess import run_key_setup, run_round
 from secagg.keys import SignatureCache, SigningKey
 from secagg.layout import CountSegment, FixedSegment, Layout, Segment
-from secagg.params import Mode, RoundParams, Stage, new_run_id
+from secagg.params import KeyedParams, Mode, RoundParams, Stage, new_run_id
 from secagg.policy import Policy
 from secagg.roster import Identity, Member, Roster
-from secagg.sessions import open_client, open_server
+from secagg.sessions import open_client, open_key_setup, open_server
+from secagg.statements import statement
 from secagg.threshold import default_colluders, guaranteed_honest, threshold
 
 __all__ = [
+    "PRESETS",
     "Aggregate",
     "AuthenticationError",
     "ClientSession",
@@ -39,6 +43,9 @@ __all__ = [
     "Identity",
     "InputError",
     "InputWanted",
+    "KeyEpoch",
+    "KeySetupServer",
+    "KeyedParams",
     "Layout",
     "Member",
     "MessageError",
@@ -46,6 +53,7 @@ __all__ = [
     "NonFiniteInput",
     "Policy",
     "PolicyViolation",
+    "Preset",
     "ProtocolError",
     "Reply",
     "Requests",
@@ -55,6 +63,7 @@ __all__ = [
     "SecAggError",
     "Segment",
     "ServerSession",
+    "SharedKey",
     "SignatureCache",
     "SigningKey",
     "Stage",
@@ -65,7 +74,10 @@ __all__ = [
     "guaranteed_honest",
     "new_run_id",
     "open_client",
+    "open_key_setup",
     "open_server",
+    "run_key_setup",
     "run_round",
+    "statement",
     "threshold",
 ]

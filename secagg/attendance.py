@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Generic, Protocol, TypeVar
 
 from secagg.aggregate import Aggregate, Transcript, split_clip_counts
 from secagg.digests import refuse_statement, request_statement
@@ -18,17 +19,44 @@ from secagg.errors import (
     WrongStage,
 )
 from secagg.keys import SIGNATURE_BYTES, SignatureCache, SigningKey, verify
-from secagg.messages import Header, Kind, Message, Refuse, decode, encode, max_bytes, read_header
+from secagg.messages import (
+    MAX_REFUSE_BYTES,
+    Header,
+    Kind,
+    Message,
+    Refuse,
+    decode,
+    encode,
+    read_header,
+)
 from secagg.params import RoundParams, Stage
 from secagg.ring import Lanes
 from secagg.roster import COORDINATOR_ID, Roster
 
 
-class Attendance:
+class Terms(Protocol):
+    """What is fixed before a session and must be alike for everybody."""
+
+    @property
+    def digest(self) -> bytes:
+        """What every signature of the session is bound to."""
+
+    @property
+    def roster_digest(self) -> bytes:
+        """The roster in force."""
+
+    def invited_ids(self, roster: Roster) -> tuple[int, ...]:
+        """Who may take part."""
+
+
+P = TypeVar("P", bound=Terms)
+
+
+class Register(Generic[P]):
     """Checks that a message comes from a client whose reply is awaited, and counts bytes.
 
     Args:
-        params: the round's parameters.
+        params: the public parameters of the session.
         coordinator: signs the requests.
         roster: whose signatures count.
         cache: shared only by simulations in one process.
@@ -42,7 +70,7 @@ class Attendance:
     def __init__(
         self,
         *,
-        params: RoundParams,
+        params: P,
         coordinator: SigningKey,
         roster: Roster,
         cache: SignatureCache | None,
@@ -70,6 +98,21 @@ class Attendance:
     def invited(self) -> tuple[int, ...]:
         """Ids of the invited clients, ascending."""
         return tuple(self._bytes_up)
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """{id: name of the error} of those that said why they left, ascending."""
+        return dict(sorted(self._refusals.items()))
+
+    @property
+    def bytes_up(self) -> dict[int, int]:
+        """{id: bytes received from it}."""
+        return dict(self._bytes_up)
+
+    @property
+    def bytes_down(self) -> dict[int, int]:
+        """{id: bytes sent to it}."""
+        return dict(self._bytes_down)
 
     # Outgoing -------------------------------------------------------------------------------
 
@@ -158,14 +201,16 @@ class Attendance:
             raise kind(f"{self.stage.name}: {found} {what}, {least} required{told}")
 
     def _note_refusal(self, client: int, message: bytes) -> None:
-        refusal = decode(message, Refuse, limit=max_bytes(Kind.REFUSE, self.params))
+        refusal = decode(message, Refuse, limit=MAX_REFUSE_BYTES)
         statement = refuse_statement(self.params.digest, client, refusal.stage, refusal.code)
         self.check_signature(client, refusal.signature, statement)
         if refusal.code not in REFUSAL_NAMES:
             raise Malformed(f"client {client}: unknown refusal code {refusal.code}")
         self._refusals[client] = REFUSAL_NAMES[refusal.code]
 
-    # Result ---------------------------------------------------------------------------------
+
+class Attendance(Register[RoundParams]):
+    """The register of a round, which ends in an aggregate."""
 
     def aggregate(
         self, lanes: Lanes, survivors: Collection[int], transcript: Transcript
@@ -182,10 +227,10 @@ class Attendance:
             sums=declared,
             survivors=tuple(sorted(survivors)),
             dropped=dict(sorted(self.dropped.items())),
-            refusals=dict(sorted(self._refusals.items())),
+            refusals=self.refusals,
             clip_counts=clip_counts,
-            bytes_up=dict(self._bytes_up),
-            bytes_down=dict(self._bytes_down),
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
             transcript=transcript,
         )
 

@@ -1,11 +1,17 @@
-"""The two doors of the package: one session for a client, one for a round of the server."""
+"""The doors of the package: sessions for a client, for a round, and for the set-up of a key."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from secagg.api import ClientSession, ServerSession
+from secagg.ckks_client import CKKSClient
+from secagg.ckks_keys import KeySetupServer
+from secagg.ckks_presets import preset_for, preset_named
+from secagg.ckks_scheme import library_version
+from secagg.ckks_server import CKKSServer
+from secagg.ckks_terms import KeyTerms
 from secagg.errors import UnknownIdentity
 from secagg.keys import SignatureCache, SigningKey
 from secagg.marks import Marks
@@ -14,9 +20,20 @@ from secagg.masking_server import MaskingServer
 from secagg.params import Mode, RoundParams
 from secagg.participant import Participant
 from secagg.plain import PlainClient, PlainServer
-from secagg.policy import Policy
+from secagg.policy import MIN_MASKED_CLIENTS, Policy
 from secagg.roster import Identity, Roster
 from secagg.secret import RandomSource
+
+_CLIENTS: dict[Mode, type[PlainClient] | type[MaskingClient] | type[CKKSClient]] = {
+    Mode.PLAIN: PlainClient,
+    Mode.MASKING: MaskingClient,
+    Mode.CKKS: CKKSClient,
+}
+_SERVERS: dict[Mode, type[PlainServer] | type[MaskingServer] | type[CKKSServer]] = {
+    Mode.PLAIN: PlainServer,
+    Mode.MASKING: MaskingServer,
+    Mode.CKKS: CKKSServer,
+}
 
 
 def open_client(
@@ -54,8 +71,7 @@ def open_client(
     participant = Participant(
         identity=identity, roster=roster, policy=policy, save=save, cache=signature_cache
     )
-    kind = MaskingClient if mode is Mode.MASKING else PlainClient
-    return kind(
+    return _CLIENTS[mode](
         participant,
         marks=Marks.from_bytes(saved) if saved else Marks(),
         random=random,
@@ -82,5 +98,44 @@ def open_server(
         UnknownIdentity: `coordinator` is not the roster's.
         WrongRound: the parameters name another roster.
     """
-    kind = MaskingServer if params.mode is Mode.MASKING else PlainServer
-    return kind(params, coordinator, roster, cache=signature_cache)
+    return _SERVERS[params.mode](params, coordinator, roster, cache=signature_cache)
+
+
+def open_key_setup(
+    *,
+    coordinator: SigningKey,
+    roster: Roster,
+    run_id: bytes,
+    sequence: int,
+    invited: Collection[int] | None = None,
+    preset: str | None = None,
+    n_min: int = MIN_MASKED_CLIENTS,
+    signature_cache: SignatureCache | None = None,
+) -> KeySetupServer:
+    """A session that leaves a fresh CKKS key with the clients and none of it with the server.
+
+    Args:
+        coordinator: the key that the roster names.
+        roster: the same file the clients hold.
+        run_id: of the run whose rounds will use the key.
+        sequence: above every earlier one of the run, rounds included.
+        invited: ids; everybody in the roster by default.
+        preset: a name of `PRESETS`; by default the smallest that adds up all those invited.
+        n_min: the fewest clients that must hold the key.
+        signature_cache: for simulations only.
+
+    Raises:
+        ConfigurationError: no preset adds up so many clients, or there is none of that name.
+        UnknownIdentity: `coordinator` is not the roster's.
+    """
+    chosen = roster.ids if invited is None else tuple(invited)
+    terms = KeyTerms.for_key(
+        roster=roster,
+        preset=preset_for(len(chosen)) if preset is None else preset_named(preset),
+        library=library_version(),
+        sequence=sequence,
+        run_id=run_id,
+        invited=chosen,
+        n_min=n_min,
+    )
+    return KeySetupServer(terms, coordinator, roster, cache=signature_cache)
