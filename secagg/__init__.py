@@ -8,7 +8,7 @@ promised to whom.
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import ClientSession, InputWanted, Reply, Requests, ServerSession
 from secagg.ckks_keys import KeyEpoch, KeySetupServer
-from secagg.ckks_presets import PRESETS, Preset, SharedKey
+from secagg.ckks_presets import SharedKey
 from secagg.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -33,7 +33,6 @@ from secagg.statements import statement
 from secagg.threshold import default_colluders, guaranteed_honest, threshold
 
 __all__ = [
-    "PRESETS",
     "Aggregate",
     "AuthenticationError",
     "ClientSession",
@@ -53,7 +52,6 @@ __all__ = [
     "NonFiniteInput",
     "Policy",
     "PolicyViolation",
-    "Preset",
     "ProtocolError",
     "Reply",
     "Requests",
