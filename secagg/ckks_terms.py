@@ -50,7 +50,12 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, array_like=True, dict=
     suite: _U16 = SUITE
 
     def __post_init__(self) -> None:
-        preset_of(self.preset)
+        preset = preset_of(self.preset)
+        invited, most = int.from_bytes(self.invited, "little").bit_count(), preset.largest_cohort
+        if invited > most:
+            raise ConfigurationError(
+                f"{invited} clients: CKKS preset {preset.name!r} adds up at most {most}"
+            )
         sizes = (len(self.run_id), len(self.roster_digest))
         if sizes != (RUN_ID_BYTES, DIGEST_BYTES) or len(self.library) > _MAX_LIBRARY:
             raise ConfigurationError("run id, roster digest or library version of wrong length")
