@@ -92,7 +92,8 @@ class CKKSClient(DirectClient):
                     params, upload, decode(request, Decrypt, limit=limit)
                 )
         except (MarginExceeded, SumOutOfRange) as error:
-            self._held = None  # a failed release says something about the key: it ends here
+            if isinstance(error, MarginExceeded):
+                self._held = None  # that it failed says something about the key: it ends here
             raise self._leave(stage, error) from error
         reply = encode(message, params=params.digest, sender=self.client_id)
         self._latches.close(stage, request, signed, reply)

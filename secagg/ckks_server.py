@@ -18,6 +18,7 @@ from secagg.errors import (
     ConfigurationError,
     Malformed,
     MarginExceeded,
+    SumOutOfRange,
     TooFewReplies,
     TooFewSurvivors,
 )
@@ -79,6 +80,7 @@ class CKKSServer(DirectServer):
 
         Raises:
             MarginExceeded: a decrypted sum was off the grid; the key must be replaced.
+            SumOutOfRange: a decrypted sum was one that honest clients cannot produce.
             AnswersDiffer: two decryptors disagree.
         """
         answered = self._book.close()
@@ -169,11 +171,14 @@ class CKKSServer(DirectServer):
         self._book.accept(client, message)
 
     def _finish(self) -> Requests | Aggregate:
-        if MarginExceeded.__name__ in self._book.refusals.values():
+        reasons = set(self._book.refusals.values())
+        if MarginExceeded.__name__ in reasons:
             raise MarginExceeded(
                 "REVEAL: a decryptor found the sum off the grid; the run stops here, and a new one "
                 "needs a new shared key"
             )
+        if SumOutOfRange.__name__ in reasons:
+            raise SumOutOfRange("REVEAL: a decryptor found the sum outside its public bounds")
         missing = DECRYPTORS - len(self._answers)
         if missing > 0 and self._candidates:
             return self._ask(missing)

@@ -1,6 +1,7 @@
 import pytest
 
-from secagg import PRESETS, Mode, Stage
+from secagg import Mode, Stage
+from secagg.ckks_presets import PRESETS
 from secagg.ckks_scheme import library_version
 from secagg.ckks_terms import KeyTerms
 from secagg.cost import predict_bytes, predict_setup_bytes
