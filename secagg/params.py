@@ -275,6 +275,10 @@ class KeyedParams(RoundParams, frozen=True, kw_only=True, array_like=True, dict=
                 f"{self.invited_count} clients: CKKS preset {self.preset.name!r} adds up at most "
                 f"{most} without wrapping; use preset 'wide'"
             )
+        if self.verify_sum and self.invited_count * self.upload_bytes > MAX_BODY_BYTES:
+            raise ConfigurationError(
+                f"{self.invited_count} uploads of {self.upload_bytes} bytes are too many to verify"
+            )
 
     @property
     def preset(self) -> Preset:
