@@ -154,6 +154,15 @@ def test_more_clients_than_the_preset_adds_up_are_refused(federation):
     world.params(mode=Mode.CKKS, shared_key=SharedKey(PRESETS["wide"].code, bytes(32)))
 
 
+def test_more_uploads_than_one_message_holds_cannot_be_verified(federation):
+    layout = Layout((FixedSegment(name="delta", length=20_000_000, clip=1.0),))
+    world = federation(10, layout=layout)
+    key = SharedKey(PRESETS["compact"].code, bytes(32))
+    world.params(mode=Mode.CKKS, shared_key=key)
+    with pytest.raises(ConfigurationError, match="too many to verify"):
+        world.params(mode=Mode.CKKS, shared_key=key, verify_sum=True)
+
+
 def test_the_mode_and_the_key_go_together(federation):
     world = federation(4)
     with pytest.raises(ConfigurationError, match="shared key"):
