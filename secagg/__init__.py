@@ -7,7 +7,7 @@ promised to whom.
 
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import ClientSession, InputWanted, Reply, Requests, ServerSession
-from secagg.ckks_keys import KeyEpoch, KeySetupServer
+from secagg.ckks_key_server import KeyEpoch, KeySetupServer
 from secagg.ckks_presets import SharedKey
 from secagg.errors import (
     AuthenticationError,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from secagg.aggregate import Aggregate
 from secagg.api import ClientSession, InputWanted, Requests, ServerSession
-from secagg.ckks_keys import KeyEpoch, KeySetupServer
+from secagg.ckks_key_server import KeyEpoch, KeySetupServer
 from secagg.errors import SecAggError
 from secagg.fixedpoint import Update
 from secagg.params import Stage

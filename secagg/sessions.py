@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from secagg.api import ClientSession, ServerSession
 from secagg.ckks_client import CKKSClient
-from secagg.ckks_keys import KeySetupServer
+from secagg.ckks_key_server import KeySetupServer
 from secagg.ckks_presets import preset_for, preset_named
 from secagg.ckks_scheme import library_version
 from secagg.ckks_server import CKKSServer

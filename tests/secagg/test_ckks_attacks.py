@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import tenseal
@@ -28,6 +30,7 @@ from secagg.errors import (
     MarginExceeded,
     Oversized,
     RoundAborted,
+    SecAggError,
     SumOutOfRange,
     TooFewReplies,
     TooFewSurvivors,
@@ -484,3 +487,41 @@ def test_a_decryptor_that_lies_is_found_when_it_is_asked(world):
         server.receive(client, clients[client].handle(requests[client]).message)
     with pytest.raises(AnswersDiffer, match=str(liar)):
         server.close_stage()
+
+
+# Damaged messages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [Stage.UPLOAD, Stage.CONFIRM, Stage.REVEAL])
+def test_damaged_messages_raise_only_errors_of_this_package(verified, stage):
+    """At clients and server; and the round still ends with the exact sum."""
+    clients, server = verified.clients(), verified.server()
+    requests = verified.run_until(stage, clients, server)
+    some = min(requests)
+    replies = {client: verified.answer(clients[client], r) for client, r in requests.items()}
+    fresh = verified.client(some)
+    random = np.random.default_rng(int(stage))
+    for message, take in (
+        (requests[some], clients[some].handle),
+        (requests[some], fresh.handle),
+        (replies[some], lambda damaged: server.receive(some, damaged)),
+    ):
+        for _ in range(25):
+            near = random.random() < 0.5
+            damaged = bytearray(message)
+            damaged[random.integers(min(110, len(message)) if near else len(message))] ^= (
+                random.integers(1, 256)
+            )
+            if random.random() < 0.3:
+                del damaged[random.integers(len(damaged)) :]
+            with contextlib.suppress(SecAggError):
+                take(bytes(damaged))
+    for client, reply in replies.items():
+        server.receive(client, reply)
+    step = server.close_stage()
+    while isinstance(step, dict):
+        for client, request in step.items():
+            server.receive(client, verified.answer(clients[client], request))
+        step = server.close_stage()
+    for name, total in verified.total(verified.ids).items():
+        assert np.array_equal(step.sums[name], total)

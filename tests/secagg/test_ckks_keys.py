@@ -8,7 +8,8 @@ import pytest
 
 from secagg import Mode, Stage, open_key_setup, run_key_setup
 from secagg.ckks_client import CKKSClient
-from secagg.ckks_keys import KeyEpoch, KeySetup
+from secagg.ckks_key_server import KeyEpoch
+from secagg.ckks_keys import KeyMembers, KeySetup
 from secagg.ckks_presets import PRESETS
 from secagg.ckks_scheme import SecretKey, library_version
 from secagg.ckks_terms import KeyTerms
@@ -273,10 +274,8 @@ def test_box_keys_that_their_owners_did_not_sign_are_refused(world):
 
 
 def lead(world, request, rows):
-    from secagg.ckks_keys import _Members
-
     terms = world.server._book.params
-    members = _Members.of(terms, rows)
+    members = KeyMembers.of(terms, rows)
     statement = request_statement(terms.digest, Stage.SHARE, members.digest)
     signature = world.federation.coordinator.sign(statement)
     return world.resigned(request, KeyLead(to_table(rows), signature))
@@ -319,7 +318,7 @@ def test_a_box_for_another_client_does_not_open(world):
 def test_a_sealed_key_that_was_changed_or_is_not_the_one_named_is_refused(world):
     request = world.until(Stage.CONFIRM)[20]
     sealed = decode(request, KeyInstall, limit=LIMIT).bundle.sealed
-    for changes in ({"sealed": sealed[:-1] + b"x"}, {"fingerprint": b"f" * 32}):
+    for changes in ({"sealed": sealed[:-1] + bytes([sealed[-1] ^ 1])}, {"fingerprint": b"f" * 32}):
         with pytest.raises(BadSeal):
             world.clients[20].handle(bundle_with(world, request, **changes))
 
@@ -429,6 +428,16 @@ def test_damaged_requests_raise_only_errors_of_this_package(world):
         with pytest.raises(SecAggError):
             world.clients[20].handle(request[:size])
     world.server.receive(20, world.clients[20].handle(request).message)
+
+
+def test_a_key_is_opened_once_in_a_set_up(world):
+    requests = world.until(Stage.CONFIRM)
+    client = world.clients[20]
+    client.handle(requests[20])
+    held = client._held
+    with pytest.raises(Latched):
+        client.handle(requests[20])
+    assert client._held is held
 
 
 def test_an_epoch_is_what_rounds_need(world):
