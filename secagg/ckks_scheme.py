@@ -166,7 +166,10 @@ def _new_context(preset: Preset) -> Any:
 
 @lru_cache(maxsize=8)
 def _public_context(preset: Preset) -> Any:
-    """The context of a preset without any key; the same for everybody."""
+    """The context of a preset without any key; the same for everybody.
+
+    TenSEAL makes no context without a key: this one's own is dropped, and never was anybody's.
+    """
     import tenseal
 
     return tenseal.context_from(_without_key(_new_context(preset)), n_threads=1)
