@@ -1,10 +1,12 @@
 import pytest
 
-from secagg import Mode, Stage
+from secagg import Mode, SharedKey, Stage
 from secagg.ckks_presets import PRESETS
 from secagg.ckks_scheme import library_version
 from secagg.ckks_terms import KeyTerms
 from secagg.cost import predict_bytes, predict_setup_bytes
+from secagg.errors import UnsupportedSuite
+from secagg.operations import cost
 
 
 @pytest.mark.parametrize("verify_sum", [False, True])
@@ -23,6 +25,13 @@ def test_predicted_bytes_equal_the_bytes_measured(federation, n, verify_sum):
         assert aggregate.bytes_down[client] == (predicted.down() if decrypts else rest_down)
     assert sum(aggregate.bytes_up.values()) == pytest.approx(n * predicted.mean_up(), abs=1e-6)
     assert sum(aggregate.bytes_down.values()) == pytest.approx(n * predicted.mean_down(), abs=1e-6)
+
+
+def test_operations_of_a_ckks_round_are_refused_and_not_taken_for_those_of_masking(federation):
+    world = federation(4)
+    key = SharedKey(PRESETS["compact"].code, bytes(32))
+    with pytest.raises(UnsupportedSuite, match="predict_bytes"):
+        cost(world.params(mode=Mode.CKKS, shared_key=key))
 
 
 def test_predicted_bytes_hold_when_clients_are_lost(federation):
