@@ -106,7 +106,7 @@ class Aggregation:
         self._sequence += 1
         server = open_key_setup(
             coordinator=self._coordinator,
-            roster=self._roster,
+            roster=self.roster,
             run_id=self._run_id,
             sequence=self._sequence,
             preset=preset,

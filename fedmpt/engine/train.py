@@ -165,7 +165,8 @@ class _Run:
         before = dict(self._phase)
         sketch = self._sketch()
         aggregate, attempts = self._aggregate(plan, sketch)
-        self._store.write_transcript(plan.round, aggregate.transcript.log)
+        if aggregate.transcript.log:  # CKKS rounds have none
+            self._store.write_transcript(plan.round, aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         metrics = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
