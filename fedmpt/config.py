@@ -229,9 +229,11 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
 class SecAggConfig(Section, frozen=True, kw_only=True):
     """Secure aggregation; on by default."""
 
-    mode: Literal["masking", "none"] = "masking"
+    mode: Literal["masking", "ckks", "none"] = "masking"
     bits: Annotated[int, msgspec.Meta(ge=8, le=24)] = 20
     clip: PositiveFloat = 1.0  # largest magnitude of one coordinate of an update
+    ckks_preset: Literal["compact", "wide", "wide44"] | None = None  # None: the smallest that fits
+    ckks_verify: bool = False  # whether clients decrypt only sums that they added up themselves
     dropout: Probability = 0.0  # simulated probability that a client vanishes in a round
 
 

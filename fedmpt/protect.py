@@ -31,7 +31,7 @@ from secagg import (
 )
 from secagg import Update as SegmentValues
 
-MODES: Final = {"masking": Mode.MASKING, "none": Mode.PLAIN}
+MODES: Final = {"masking": Mode.MASKING, "ckks": Mode.CKKS, "none": Mode.PLAIN}
 _LOSS_STEPS: Final = 1000  # a loss is sent in thousandths
 _LARGEST_LOSS: Final = 1e6  # summed loss of one client and round; larger ones are sent as this
 

@@ -14,6 +14,8 @@ from secagg.api import (
     RestartableServer,
     ServerSession,
 )
+from secagg.ckks_key_server import KeyEpoch, KeySetupServer
+from secagg.ckks_presets import SharedKey
 from secagg.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -27,19 +29,21 @@ from secagg.errors import (
     StateError,
 )
 from secagg.fixedpoint import Update
-from secagg.inprocess import run_round
+from secagg.inprocess import run_key_setup, run_round
 from secagg.keys import SignatureCache, SigningKey
 from secagg.layout import CountSegment, FixedSegment, Layout, Segment
-from secagg.params import Mode, RoundParams, Stage, new_run_id
+from secagg.params import KeyedParams, Mode, RoundParams, Stage, new_run_id
 from secagg.policy import Policy
 from secagg.roster import Identity, Member, Roster
 from secagg.sessions import (
     marks_of,
     open_client,
+    open_key_setup,
     open_restartable_server,
     open_server,
     restore_server,
 )
+from secagg.statements import statement
 from secagg.threshold import default_colluders, guaranteed_honest, threshold
 
 __all__ = [
@@ -52,6 +56,9 @@ __all__ = [
     "Identity",
     "InputError",
     "InputWanted",
+    "KeyEpoch",
+    "KeySetupServer",
+    "KeyedParams",
     "Layout",
     "Member",
     "MessageError",
@@ -69,6 +76,7 @@ __all__ = [
     "SecAggError",
     "Segment",
     "ServerSession",
+    "SharedKey",
     "SignatureCache",
     "SigningKey",
     "Stage",
@@ -80,9 +88,12 @@ __all__ = [
     "marks_of",
     "new_run_id",
     "open_client",
+    "open_key_setup",
     "open_restartable_server",
     "open_server",
     "restore_server",
+    "run_key_setup",
     "run_round",
+    "statement",
     "threshold",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -23,7 +23,16 @@ from secagg.errors import (
     WrongStage,
 )
 from secagg.keys import SIGNATURE_BYTES, SignatureCache, SigningKey, verify
-from secagg.messages import Header, Kind, Message, Refuse, decode, encode, max_bytes, read_header
+from secagg.messages import (
+    MAX_REFUSE_BYTES,
+    Header,
+    Kind,
+    Message,
+    Refuse,
+    decode,
+    encode,
+    read_header,
+)
 from secagg.params import RoundParams, Stage
 from secagg.ring import Lanes
 from secagg.roster import COORDINATOR_ID, Roster
@@ -58,11 +67,29 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_un
     bytes_down: dict[int, _Count]
 
 
-class Attendance:
+class Terms(Protocol):
+    """What is fixed before a session and must be alike for everybody."""
+
+    @property
+    def digest(self) -> bytes:
+        """What every signature of the session is bound to."""
+
+    @property
+    def roster_digest(self) -> bytes:
+        """The roster in force."""
+
+    def invited_ids(self, roster: Roster) -> tuple[int, ...]:
+        """Who may take part."""
+
+
+P = TypeVar("P", bound=Terms)
+
+
+class Register(Generic[P]):
     """Checks that a message comes from a client whose reply is awaited, and counts bytes.
 
     Args:
-        params: the round's parameters.
+        params: the public parameters of the session.
         coordinator: signs the requests.
         roster: whose signatures count.
         cache: shared only by simulations in one process.
@@ -76,7 +103,7 @@ class Attendance:
     def __init__(
         self,
         *,
-        params: RoundParams,
+        params: P,
         coordinator: SigningKey,
         roster: Roster,
         cache: SignatureCache | None,
@@ -104,6 +131,21 @@ class Attendance:
     def invited(self) -> tuple[int, ...]:
         """Ids of the invited clients, ascending."""
         return tuple(self._bytes_up)
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """{id: name of the error} of those that said why they left, ascending."""
+        return dict(sorted(self._refusals.items()))
+
+    @property
+    def bytes_up(self) -> dict[int, int]:
+        """{id: bytes received from it}."""
+        return dict(self._bytes_up)
+
+    @property
+    def bytes_down(self) -> dict[int, int]:
+        """{id: bytes sent to it}."""
+        return dict(self._bytes_down)
 
     # Outgoing -------------------------------------------------------------------------------
 
@@ -210,7 +252,7 @@ class Attendance:
             raise kind(f"{self.stage.name}: {found} {what}, {least} required{told}")
 
     def _note_refusal(self, client: int, message: bytes) -> None:
-        refusal = decode(message, Refuse, limit=max_bytes(Kind.REFUSE, self.params))
+        refusal = decode(message, Refuse, limit=MAX_REFUSE_BYTES)
         statement = refuse_statement(self.params.digest, client, refusal.stage, refusal.code)
         self.check_signature(client, refusal.signature, statement)
         if refusal.code not in REFUSAL_NAMES:
@@ -263,7 +305,9 @@ class Attendance:
         self._refusals = dict(page.refusals)
         self._bytes_up, self._bytes_down = dict(page.bytes_up), dict(page.bytes_down)
 
-    # Result ---------------------------------------------------------------------------------
+
+class Attendance(Register[RoundParams]):
+    """The register of a round, which ends in an aggregate."""
 
     def aggregate(
         self, lanes: Lanes, survivors: Collection[int], transcript: Transcript
@@ -280,10 +324,10 @@ class Attendance:
             sums=declared,
             survivors=tuple(sorted(survivors)),
             dropped=dict(sorted(self.dropped.items())),
-            refusals=dict(sorted(self._refusals.items())),
+            refusals=self.refusals,
             clip_counts=clip_counts,
-            bytes_up=dict(self._bytes_up),
-            bytes_down=dict(self._bytes_down),
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
             transcript=transcript,
         )
 

@@ -100,6 +100,27 @@ def survivors_digest(view: bytes, uploads: Iterable[tuple[int, bytes]]) -> bytes
     return digest("survivors", view, u16(len(records)), *records)
 
 
+def decryption_digest(survivors: bytes, ciphertexts: bytes) -> bytes:
+    """What the decryptors of CKKS are asked to decrypt, for which survivor list."""
+    return digest("decrypt", survivors, hashlib.sha256(ciphertexts).digest())
+
+
+def key_terms_digest(canonical: bytes) -> bytes:
+    """E: the public terms of one CKKS key epoch."""
+    return digest("key-terms", canonical)
+
+
+def key_members_digest(terms: bytes, keys: Sequence[tuple[int, bytes]]) -> bytes:
+    """Who a CKKS key is dealt to, with (id, box key) in ascending order of id."""
+    records = (u32(client) + box for client, box in keys)
+    return digest("key-members", terms, u16(len(keys)), *records)
+
+
+def key_fingerprint(members: bytes, leader: int, key: bytes) -> bytes:
+    """What names a CKKS key: its terms, its members, its maker, and a digest of the key."""
+    return digest("key-fingerprint", members, u32(leader), hashlib.sha256(key).digest())
+
+
 def commitment(cohort: bytes, client: int, seed: bytes) -> bytes:
     """What binds a client to its self-mask seed; the seed has 256 bits, so it also hides it."""
     return digest("commit", cohort, u32(client), seed)
@@ -162,3 +183,23 @@ def opened_values(seed: bytes, shares: Sequence[tuple[int, int, bytes]]) -> byte
 def refuse_statement(params: bytes, client: int, stage: int, code: int) -> bytes:
     """Signed by a client: I leave this round at this stage."""
     return digest("sign/refuse", params, u32(client), u8(stage), u16(code))
+
+
+def sum_statement(request: bytes, client: int, body: bytes) -> bytes:
+    """Signed by a decryptor: what I was asked to decrypt is these integers."""
+    return digest("sign/sum", request, u32(client), hashlib.sha256(body).digest())
+
+
+def box_statement(terms: bytes, client: int, box_key: bytes) -> bytes:
+    """Signed by a client: the CKKS key of this epoch may be sealed to me under this key."""
+    return digest("sign/box", terms, u32(client), box_key)
+
+
+def key_statement(fingerprint: bytes, ephemeral: bytes, sealed: bytes, boxes: bytes) -> bytes:
+    """Signed by the leader: I made the key of this fingerprint and sealed it in these boxes."""
+    return digest("sign/key", fingerprint, ephemeral, hashlib.sha256(sealed).digest(), boxes)
+
+
+def key_ack_statement(fingerprint: bytes, client: int) -> bytes:
+    """Signed by a client: I hold the key of this fingerprint, and it works."""
+    return digest("sign/key-ack", fingerprint, u32(client))

@@ -14,7 +14,7 @@ SecAggError
 ├─ MessageError          bytes that are not a message of this protocol
 │  ├─ Oversized, Malformed, NonCanonical, UnsupportedVersion
 ├─ AuthenticationError   a message whose author is not who it says
-│  ├─ UnknownIdentity, BadSignature, BadSeal, BadAdvert
+│  ├─ UnknownIdentity, BadSignature, BadSeal, BadAdvert, BadKey
 ├─ ProtocolError         a genuine message at the wrong place
 │  ├─ WrongRound, WrongStage, ViewMismatch
 │  └─ Latched                the one answer to this stage has been given
@@ -22,9 +22,10 @@ SecAggError
 ├─ RoundAborted          this sequence ends without a sum
 │  ├─ TooFewClients, TooFewSurvivors, TooFewReplies
 │  ├─ ThinRing               enough in all, too few in some window of a sparse graph
-│  └─ ReconstructionFailed, SumOutOfRange
+│  ├─ ReconstructionFailed, SumOutOfRange
+│  └─ AnswersDiffer, MarginExceeded
 └─ StateError            a stored state that cannot be used
-   ├─ CorruptState, StaleState
+   ├─ CorruptState, StaleState, KeyMissing
 ```
 
 Messages name stage, client, what was expected and what was found. They never hold a value of an
@@ -117,6 +118,10 @@ class BadAdvert(AuthenticationError):
     """A client advertised keys that cannot be used."""
 
 
+class BadKey(AuthenticationError):
+    """A shared CKKS key that its maker signed cannot be used."""
+
+
 class ProtocolError(SecAggError):
     """A message that does not belong here."""
 
@@ -185,6 +190,14 @@ class SumOutOfRange(RoundAborted):
     """The decoded sum exceeds what honest clients can produce: somebody misbehaved."""
 
 
+class AnswersDiffer(RoundAborted):
+    """Two clients decrypted the same sum to different integers: one of them lies."""
+
+
+class MarginExceeded(RoundAborted):
+    """A decrypted sum does not lie on the grid: the run stops, and its key is not used again."""
+
+
 class StateError(SecAggError):
     """A stored state that cannot be used."""
 
@@ -195,6 +208,10 @@ class CorruptState(StateError):
 
 class StaleState(StateError):
     """A sequence at or below the stored mark."""
+
+
+class KeyMissing(StateError):
+    """This client does not hold the shared key that the round is bound to."""
 
 
 _GENERIC_REFUSAL = 1
@@ -216,6 +233,11 @@ REFUSAL_CODES: dict[type[SecAggError], int] = {
     StaleState: 14,
     Equivocation: 15,
     ThinRing: 16,
+    BadKey: 32,
+    BadSeal: 33,
+    KeyMissing: 34,
+    SumOutOfRange: 35,
+    MarginExceeded: 36,
 }
 
 REFUSAL_NAMES: dict[int, str] = {code: kind.__name__ for kind, code in REFUSAL_CODES.items()}

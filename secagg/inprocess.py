@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from secagg.aggregate import Aggregate
 from secagg.api import ClientSession, InputWanted, Requests, ServerSession
+from secagg.ckks_key_server import KeyEpoch, KeySetupServer
 from secagg.errors import SecAggError
 from secagg.fixedpoint import Update
 from secagg.params import Stage
@@ -47,23 +48,55 @@ def run_round(
         RoundAborted: too few clients are left, or the sum is not credible.
         KeyError: a stage name in `lost` is not one of `STAGES`.
     """
-    lost_at = {client: STAGES[name] for client, name in (lost or {}).items()}
     step: Requests | Aggregate = server.open()
     while not isinstance(step, Aggregate):
-        for client_id, request in step.items():
-            gone = lost_at.get(client_id)
-            if client_id in clients and (gone is None or gone > server.stage):
-                try:
-                    _exchange(server, clients[client_id], request, inputs, context)
-                except SecAggError as error:
-                    if on_refusal is not None:
-                        on_refusal(client_id, error)
+        _carry(server, clients, step, inputs, context, lost or {}, on_refusal)
         step = server.close_stage()
     return step
 
 
+def run_key_setup(
+    server: KeySetupServer,
+    clients: Mapping[int, ClientSession],
+    *,
+    lost: Mapping[int, str] | None = None,
+    on_refusal: Callable[[int, SecAggError], None] | None = None,
+) -> KeyEpoch:
+    """The set-up of a CKKS key, from the first request to the epoch; losses as in `run_round`.
+
+    Raises:
+        RoundAborted: too few clients are left, or the leader is lost.
+    """
+    step: Requests | KeyEpoch = server.open()
+    while not isinstance(step, KeyEpoch):
+        _carry(server, clients, step, lambda _: None, b"", lost or {}, on_refusal)
+        step = server.close_stage()
+    return step
+
+
+def _carry(
+    server: ServerSession | KeySetupServer,
+    clients: Mapping[int, ClientSession],
+    requests: Requests,
+    inputs: Callable[[int], Update | None],
+    context: bytes,
+    lost: Mapping[int, str],
+    on_refusal: Callable[[int, SecAggError], None] | None,
+) -> None:
+    """One stage: requests to those that are there, replies back."""
+    lost_at = {client: STAGES[name] for client, name in lost.items()}
+    for client_id, request in requests.items():
+        gone = lost_at.get(client_id)
+        if client_id in clients and (gone is None or gone > server.stage):
+            try:
+                _exchange(server, clients[client_id], request, inputs, context)
+            except SecAggError as error:
+                if on_refusal is not None:
+                    on_refusal(client_id, error)
+
+
 def _exchange(
-    server: ServerSession,
+    server: ServerSession | KeySetupServer,
     client: ClientSession,
     request: bytes,
     inputs: Callable[[int], Update | None],

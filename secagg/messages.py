@@ -15,6 +15,9 @@ from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from secagg.aead import OVERHEAD_BYTES
+from secagg.ckks_presets import preset_of
+from secagg.ckks_terms import KeyTerms
 from secagg.digests import DIGEST_BYTES
 from secagg.errors import (
     ConfigurationError,
@@ -26,13 +29,16 @@ from secagg.errors import (
     WrongStage,
 )
 from secagg.keys import KEY_BYTES, SIGNATURE_BYTES
-from secagg.params import PROTOCOL_VERSION, SUITE, RoundParams
+from secagg.params import PROTOCOL_VERSION, SUITE, KeyedParams, RoundParams
 
 MAGIC = b"FMSA"
 HEADER = struct.Struct("<4sBBH32sI")
 SEALED_BYTES = 92  # nonce 12, two shares of 32, tag 16
 MAX_OPEN_BYTES = 1 << 16
+BOX_BYTES = KEY_BYTES + OVERHEAD_BYTES  # one sealed 32-byte key
 _FRAMING_BYTES = 64  # MessagePack array and length prefixes, with room to spare
+_FRAME_BYTES = HEADER.size + SIGNATURE_BYTES + _FRAMING_BYTES
+MAX_REFUSE_BYTES = _FRAME_BYTES
 
 _Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 _Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
@@ -53,6 +59,15 @@ class Kind(IntEnum):
     REQUEST = 9
     REVEAL = 10
     REFUSE = 12
+    OPEN_KEYED = 33
+    DECRYPT = 35
+    SUM = 36
+    KEY_OPEN = 37
+    KEY_ADVERT = 38
+    KEY_LEAD = 39
+    KEY_BUNDLE = 40
+    KEY_INSTALL = 41
+    KEY_ACK = 42
 
 
 class Header(NamedTuple):
@@ -114,8 +129,16 @@ class OpenedRow(NamedTuple):
     kind: int
 
 
-Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow | BundleRow | OpenedRow
-R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow, BundleRow, OpenedRow)
+class BoxRow(NamedTuple):
+    """The key that a CKKS key may be sealed to a client under, signed by it."""
+
+    client: int
+    box_key: bytes
+    signature: bytes
+
+
+Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow | BundleRow | OpenedRow | BoxRow
+R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow, BundleRow, OpenedRow, BoxRow)
 
 ROW_FORMATS: dict[type[Row], struct.Struct] = {
     AdvertRow: struct.Struct("<I32s32s64s"),
@@ -124,6 +147,7 @@ ROW_FORMATS: dict[type[Row], struct.Struct] = {
     ShareRow: struct.Struct("<IB32s"),
     BundleRow: struct.Struct("<I32s32s64s"),
     OpenedRow: struct.Struct("<IB"),
+    BoxRow: struct.Struct("<I32s64s"),
 }
 
 
@@ -227,6 +251,79 @@ class Reveal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return "Reveal"
 
 
+class OpenKeyed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The first request of a CKKS round: its parameters, the shared key among them."""
+
+    params: KeyedParams
+    signature: _Signature
+
+
+class Decrypt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The last request of a CKKS round: decrypt the sum of these uploads.
+
+    `ciphertexts` is one encrypted vector, the sum; with verified sums it is every upload in order
+    of id, and `confirmations` are those of a majority.
+    """
+
+    uploads: bytes
+    confirmations: bytes
+    ciphertexts: bytes
+    signature: _Signature
+
+
+class Sum(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The reply to it: the packed integer sums."""
+
+    body: bytes
+    signature: _Signature
+
+
+class KeyOpen(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """First request of a key set-up: its terms."""
+
+    terms: KeyTerms
+    signature: _Signature
+
+
+class KeyAdvert(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The reply: a fresh X25519 key to seal to."""
+
+    box_key: _Key
+    signature: _Signature
+
+
+class KeyLead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Second request, to the leader alone: everybody's box keys."""
+
+    adverts: bytes
+    signature: _Signature
+
+
+class KeyBundle(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The leader's reply: the key, sealed once, and a box with the seal's key for each member."""
+
+    fingerprint: _Digest
+    ephemeral: _Key
+    sealed: bytes
+    boxes: bytes
+    signature: _Signature
+
+
+class KeyInstall(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Third request: what the leader signed, for everybody."""
+
+    adverts: bytes
+    bundle: KeyBundle
+    signature: _Signature
+
+
+class KeyAck(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The reply: this client holds the key, and it works."""
+
+    fingerprint: _Digest
+    signature: _Signature
+
+
 class Refuse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A client ends its part of the round; a code and no other detail."""
 
@@ -247,6 +344,15 @@ Message: TypeAlias = (
     | RevealRequest
     | Reveal
     | Refuse
+    | OpenKeyed
+    | Decrypt
+    | Sum
+    | KeyOpen
+    | KeyAdvert
+    | KeyLead
+    | KeyBundle
+    | KeyInstall
+    | KeyAck
 )
 T = TypeVar(
     "T",
@@ -261,6 +367,15 @@ T = TypeVar(
     RevealRequest,
     Reveal,
     Refuse,
+    OpenKeyed,
+    Decrypt,
+    Sum,
+    KeyOpen,
+    KeyAdvert,
+    KeyLead,
+    KeyBundle,
+    KeyInstall,
+    KeyAck,
 )
 
 KINDS: dict[type[Message], Kind] = {
@@ -275,6 +390,15 @@ KINDS: dict[type[Message], Kind] = {
     RevealRequest: Kind.REQUEST,
     Reveal: Kind.REVEAL,
     Refuse: Kind.REFUSE,
+    OpenKeyed: Kind.OPEN_KEYED,
+    Decrypt: Kind.DECRYPT,
+    Sum: Kind.SUM,
+    KeyOpen: Kind.KEY_OPEN,
+    KeyAdvert: Kind.KEY_ADVERT,
+    KeyLead: Kind.KEY_LEAD,
+    KeyBundle: Kind.KEY_BUNDLE,
+    KeyInstall: Kind.KEY_INSTALL,
+    KeyAck: Kind.KEY_ACK,
 }
 
 
@@ -287,14 +411,41 @@ def max_bytes(kind: Kind, params: RoundParams) -> int:
         Kind.COHORT: n * ROW_FORMATS[AdvertRow].size,
         Kind.BUNDLE: n * SEALED_BYTES + DIGEST_BYTES,
         Kind.COLLECT: n * (SEALED_BYTES + 1),
-        Kind.UPLOAD: params.plan.body_bytes,
+        Kind.UPLOAD: params.upload_bytes,
         Kind.SURVIVORS: n * ROW_FORMATS[SurvivorRow].size,
         Kind.CONFIRM: 0,
         Kind.REQUEST: n * ROW_FORMATS[ConfirmRow].size,
         Kind.REVEAL: n * ROW_FORMATS[ShareRow].size + KEY_BYTES,
-        Kind.REFUSE: 0,
     }
-    return HEADER.size + SIGNATURE_BYTES + _FRAMING_BYTES + content[kind]
+    if isinstance(params, KeyedParams):
+        rows = ROW_FORMATS[SurvivorRow].size + ROW_FORMATS[ConfirmRow].size
+        encrypted = n if params.verify_sum else 1
+        content[Kind.DECRYPT] = n * rows + encrypted * params.upload_bytes
+        content[Kind.SUM] = params.plan.body_bytes
+    return _FRAME_BYTES + content[kind]
+
+
+def max_setup_bytes(kind: Kind, terms: KeyTerms) -> int:
+    """No honest message of this kind in this key set-up is longer."""
+    n = int.from_bytes(terms.invited, "little").bit_count()
+    adverts = n * ROW_FORMATS[BoxRow].size
+    bundle = (
+        DIGEST_BYTES
+        + KEY_BYTES
+        + preset_of(terms.preset).key_bytes
+        + OVERHEAD_BYTES
+        + n * BOX_BYTES
+        + SIGNATURE_BYTES
+    )
+    content = {
+        Kind.KEY_OPEN: MAX_OPEN_BYTES,
+        Kind.KEY_ADVERT: KEY_BYTES,
+        Kind.KEY_LEAD: adverts,
+        Kind.KEY_BUNDLE: bundle,
+        Kind.KEY_INSTALL: adverts + bundle,
+        Kind.KEY_ACK: DIGEST_BYTES,
+    }
+    return _FRAME_BYTES + content[kind]
 
 
 def encode(message: Message, *, params: bytes, sender: int) -> bytes:

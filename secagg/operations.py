@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from secagg.cost import RoundBytes, predict_bytes
+from secagg.errors import UnsupportedSuite
 from secagg.layout import FixedSegment
 from secagg.params import Mode, RoundParams, Stage
 from secagg.rates import Rates
@@ -109,7 +110,12 @@ def cost(
         revealing: clients that open shares; all that confirm by default.
         degree: neighbours of a client; all others of the cohort by default.
         rates: from `secagg.rates.calibrate`.
+
+    Raises:
+        UnsupportedSuite: a CKKS round, whose encryptions have no rate here.
     """
+    if params.mode is Mode.CKKS:
+        raise UnsupportedSuite("operations of CKKS rounds are not counted: use predict_bytes")
     n = params.invited_count if cohort is None else cohort
     dealt = n if sharers is None else sharers
     alive = dealt if survivors is None else survivors

@@ -6,11 +6,12 @@ import os
 from collections.abc import Collection
 from enum import IntEnum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from secagg.bitmap import from_bitmap, to_bitmap
+from secagg.ckks_presets import Preset, SharedKey, SlotPlan, preset_of
 from secagg.digests import DIGEST_BYTES, enc, params_digest, u8, u16, u64
 from secagg.errors import ConfigurationError
 from secagg.graph import COMPLETE_GRAPH, DEFAULT_DROPOUT, MIN_WINDOW, default_degree, least_window
@@ -34,10 +35,15 @@ class Mode(IntEnum):
 
     PLAIN = 0
     MASKING = 1
+    CKKS = 3
 
 
 class Stage(IntEnum):
-    """The trips of one round, in order. Plain mode has `UPLOAD` only."""
+    """The trips of one round, in order.
+
+    Plain mode has `UPLOAD` only, CKKS `UPLOAD` and `REVEAL`, with verified sums also `CONFIRM`. The
+    hand-over of a CKKS key has `ADVERTISE`, `SHARE` and `CONFIRM`.
+    """
 
     ADVERTISE = 0
     SHARE = 1
@@ -97,6 +103,10 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
                 raise ConfigurationError(f"{name} has {len(value)} bytes: {size} expected")
         if not 0 <= self.sequence < 2**63:
             raise ConfigurationError(f"sequence={self.sequence}: must fit in 63 bits")
+        if (self.mode is Mode.CKKS) != isinstance(self, KeyedParams):
+            raise ConfigurationError(
+                "mode CKKS, and no other, needs a shared key: run a key set-up"
+            )
         invited = self.invited_count
         if not 1 <= max(self.n_min, self.survivors_min) <= invited:
             raise ConfigurationError(
@@ -106,9 +116,9 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         if not 0 <= self.colluders < invited:
             raise ConfigurationError(f"colluders={self.colluders}: must be in 0..{invited - 1}")
         self._check_graph(invited)
-        if self.plan.body_bytes > MAX_BODY_BYTES:
+        if self.upload_bytes > MAX_BODY_BYTES:
             raise ConfigurationError(
-                f"an upload of {self.plan.body_bytes} bytes: at most {MAX_BODY_BYTES}"
+                f"an upload of {self.upload_bytes} bytes: at most {MAX_BODY_BYTES}"
             )
 
     def _check_graph(self, invited: int) -> None:
@@ -146,6 +156,8 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         colluders: int | None = None,
         graph_degree: int | None = None,
         expected_dropout: float = DEFAULT_DROPOUT,
+        shared_key: SharedKey | None = None,
+        verify_sum: bool = False,
     ) -> RoundParams:
         """Parameters with the defaults a client's default policy accepts.
 
@@ -159,31 +171,38 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
             invited: ids; everybody in the roster by default.
             n_min: smallest cohort.
             survivors_min: smallest number of uploads.
-            colluders: c; by default just under a third of those invited.
+            colluders: c; by default just under a third of those invited; in CKKS none is tolerated.
             graph_degree: neighbours of a client, 0 for everybody; by default 0 up to 512 invited
                 clients and what `expected_dropout` asks for above. The window follows from it.
             expected_dropout: share of clients that a round loses, in [0, 1).
+            shared_key: for mode CKKS, the key that a set-up left with those invited.
+            verify_sum: for mode CKKS, whether decryptors add up all uploads themselves.
         """
         chosen = roster.ids if invited is None else tuple(invited)
-        tolerated = default_colluders(len(chosen)) if colluders is None else colluders
+        tolerated = colluders
+        if tolerated is None:
+            tolerated = 0 if mode is Mode.CKKS else default_colluders(len(chosen))
         degree = graph_degree
         if degree is None:
             masked = mode is Mode.MASKING
             degree = default_degree(len(chosen), tolerated, expected_dropout) if masked else 0
-        return cls(
-            mode=mode,
-            run_id=run_id,
-            roster_digest=roster.digest,
-            sequence=sequence,
-            context=context,
-            invited=to_bitmap(roster.ids, chosen),
-            n_min=n_min,
-            survivors_min=survivors_min,
-            colluders=tolerated,
-            layout=layout,
-            graph_degree=degree,
-            graph_window=least_window(len(chosen), tolerated, degree) if degree > 0 else 0,
-        )
+        fields: dict[str, Any] = {
+            "mode": mode,
+            "run_id": run_id,
+            "roster_digest": roster.digest,
+            "sequence": sequence,
+            "context": context,
+            "invited": to_bitmap(roster.ids, chosen),
+            "n_min": n_min,
+            "survivors_min": survivors_min,
+            "colluders": tolerated,
+            "layout": layout,
+            "graph_degree": degree,
+            "graph_window": least_window(len(chosen), tolerated, degree) if degree > 0 else 0,
+        }
+        if shared_key is None:
+            return cls(**fields)
+        return KeyedParams(**fields, shared_key=shared_key, verify_sum=verify_sum)
 
     @cached_property
     def digest(self) -> bytes:
@@ -208,6 +227,11 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
         """Ring widths and places of all segments."""
         return RingPlan.of(self.layout, self.invited_count)
 
+    @property
+    def upload_bytes(self) -> int:
+        """Length of one upload's body."""
+        return self.plan.body_bytes
+
     def canonical(self) -> bytes:
         """The bytes that are hashed to P; independent of the wire encoding."""
         return enc(
@@ -226,6 +250,59 @@ class RoundParams(msgspec.Struct, frozen=True, kw_only=True, array_like=True, di
             u16(self.graph_degree),
             u16(self.graph_window),
             self.layout.canonical(),
+        )
+
+
+class KeyedParams(RoundParams, frozen=True, kw_only=True, array_like=True, dict=True):
+    """The parameters of a round in mode CKKS: those of any round, the key, and how it is used.
+
+    Attributes:
+        shared_key: what updates are encrypted with.
+        verify_sum: whether decryptors add up all uploads themselves.
+
+    Raises:
+        ConfigurationError: the preset cannot add up so many clients without wrapping.
+    """
+
+    shared_key: SharedKey
+    verify_sum: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.preset.largest_cohort
+        if self.invited_count > most:
+            raise ConfigurationError(
+                f"{self.invited_count} clients: CKKS preset {self.preset.name!r} adds up at most "
+                f"{most} without wrapping; use preset 'wide'"
+            )
+        if self.verify_sum and self.invited_count * self.upload_bytes > MAX_BODY_BYTES:
+            raise ConfigurationError(
+                f"{self.invited_count} uploads of {self.upload_bytes} bytes are too many to verify"
+            )
+
+    @property
+    def preset(self) -> Preset:
+        """The CKKS parameters."""
+        return preset_of(self.shared_key.preset)
+
+    @cached_property
+    def slots(self) -> SlotPlan:
+        """Where each segment sits in ciphertexts."""
+        return SlotPlan.of(self.layout, self.preset)
+
+    @property
+    def upload_bytes(self) -> int:
+        """Length of one upload's body: constant, although ciphertexts compress differently."""
+        return self.slots.body_bytes
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed to P."""
+        return enc(
+            "round/keyed",
+            super().canonical(),
+            u8(self.shared_key.preset),
+            self.shared_key.fingerprint,
+            u8(self.verify_sum),
         )
 
 

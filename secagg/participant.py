@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from secagg.ckks_terms import KeyTerms
 from secagg.digests import refuse_statement, request_statement
 from secagg.errors import SecAggError, WrongRound, refusal_code
 from secagg.keys import SignatureCache, verify
 from secagg.marks import Marks
-from secagg.messages import MAX_OPEN_BYTES, Kind, Open, Refuse, decode, encode, read_header
+from secagg.messages import (
+    MAX_OPEN_BYTES,
+    Kind,
+    Open,
+    OpenKeyed,
+    Refuse,
+    decode,
+    encode,
+    read_header,
+)
 from secagg.params import RoundParams, Stage
 from secagg.policy import Policy
 from secagg.roster import Identity, Roster
@@ -77,7 +87,11 @@ class Participant:
             WrongRound: the header names another round than the parameters.
             BadSignature: not signed by the coordinator.
         """
-        message = decode(request, Open, limit=MAX_OPEN_BYTES)
+        message: Open | OpenKeyed
+        if read_header(request).kind is Kind.OPEN_KEYED:
+            message = decode(request, OpenKeyed, limit=MAX_OPEN_BYTES)
+        else:
+            message = decode(request, Open, limit=MAX_OPEN_BYTES)
         digest = message.params.digest
         if read_header(request).params != digest:
             raise WrongRound("OPEN: header and parameters name different rounds")
@@ -92,7 +106,20 @@ class Participant:
             StaleState: the sequence is not above the mark.
         """
         self.policy.check(params, roster=self.roster, client=self.identity.id)
-        raised = marks.raised(params.run_id, params.sequence, max_rounds=self.policy.max_rounds)
+        return self._raise_mark(marks, params.run_id, params.sequence)
+
+    def admit_key(self, terms: KeyTerms, marks: Marks) -> Marks:
+        """The raised marks, saved, if this client takes part in the set-up of a CKKS key.
+
+        Raises:
+            ConfigurationError, UnknownIdentity: the policy refuses.
+            StaleState: the sequence is not above the mark.
+        """
+        self.policy.check_key(terms, roster=self.roster, client=self.identity.id)
+        return self._raise_mark(marks, terms.run_id, terms.sequence)
+
+    def _raise_mark(self, marks: Marks, run_id: bytes, sequence: int) -> Marks:
+        raised = marks.raised(run_id, sequence, max_rounds=self.policy.max_rounds)
         self.save(raised.to_bytes())
         return raised
 

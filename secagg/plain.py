@@ -7,128 +7,30 @@ every other mode is tested against, and what `Mode.PLAIN` must be chosen for by 
 
 from __future__ import annotations
 
-import hmac
-import os
-
 from secagg.aggregate import Aggregate, Transcript
-from secagg.api import InputWanted, Reply, Requests
-from secagg.attendance import Attendance
-from secagg.digests import upload_digest, upload_statement
-from secagg.errors import (
-    ConfigurationError,
-    CorruptState,
-    SecAggError,
-    TooFewSurvivors,
-    ViewMismatch,
-    WrongStage,
-)
-from secagg.fixedpoint import Update, encode_update
+from secagg.api import Requests
+from secagg.direct import DirectClient, DirectServer
+from secagg.errors import ConfigurationError, CorruptState, SecAggError, TooFewSurvivors
+from secagg.fixedpoint import Integers
 from secagg.keys import SignatureCache, SigningKey
-from secagg.latch import Latches
-from secagg.marks import Marks
-from secagg.messages import (
-    Kind,
-    Open,
-    SurvivorRow,
-    Upload,
-    decode,
-    encode,
-    from_table,
-    max_bytes,
-    to_table,
-)
-from secagg.params import RoundParams, Stage
-from secagg.participant import Participant, SignedRequest
+from secagg.messages import SurvivorRow, from_table, to_table
+from secagg.params import Mode, RoundParams
 from secagg.roster import Roster
 from secagg.roundlog import RoundLog
-from secagg.secret import RandomSource
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
-from secagg.turn import Turn, alone
+from secagg.turn import alone
 
 
-class PlainClient:
-    """A client session of mode `plain`; see `secagg.api.ClientSession`.
+class PlainClient(DirectClient):
+    """A client session of mode `plain`; see `secagg.api.ClientSession`."""
 
-    Args:
-        participant: identity, roster, policy and durable storage.
-        marks: the marks stored by an earlier process, if any.
-        random: source of the rounding stream.
-        keep_replies: whether the last reply is kept for a repeated request.
-    """
+    mode = Mode.PLAIN
 
-    def __init__(
-        self,
-        participant: Participant,
-        *,
-        marks: Marks | None = None,
-        random: RandomSource = os.urandom,
-        keep_replies: bool = True,
-    ) -> None:
-        self._participant = participant
-        self._marks = Marks() if marks is None else marks
-        self._random = random
-        self._keep_replies = keep_replies
-        self._latches = Latches(keep_replies=keep_replies)
-        self._params: RoundParams | None = None
-        self._request: tuple[bytes, SignedRequest] | None = None
-
-    @property
-    def client_id(self) -> int:
-        """The id of this client in the roster."""
-        return self._participant.identity.id
-
-    def handle(self, request: bytes) -> Reply | InputWanted:
-        """Answers the one request of this mode; see `secagg.api.ClientSession.handle`."""
-        kept = self._latches.repeated(Stage.UPLOAD, request)
-        if kept is not None:
-            return Reply(message=kept)
-        params, signed = self._participant.read_open(request)
-        if self._request is None or self._request[0] != request:
-            self._begin(params, request, signed)
-        return InputWanted(
-            params=params,
-            contributors=params.invited_ids(self._participant.roster),
-            threshold=params.survivors_min,
-            guaranteed_honest=max(1, params.survivors_min - params.colluders),
-        )
-
-    def _begin(self, params: RoundParams, request: bytes, signed: SignedRequest) -> None:
-        try:
-            self._marks = self._participant.admit(params, self._marks)
-        except SecAggError as error:
-            error.refusal = self._participant.refusal(params.digest, Stage.UPLOAD, error)
-            raise
-        self._latches = Latches(keep_replies=self._keep_replies)
-        self._params, self._request = params, (request, signed)
-
-    def submit(self, update: Update, context: bytes) -> Reply:
-        """Encodes and signs the update; see `secagg.api.ClientSession.submit`."""
-        if self._params is None or self._request is None:
-            raise WrongStage("UPLOAD: no round is running")
-        params, (request, signed) = self._params, self._request
-        self._latches.check_open(Stage.UPLOAD, signed)
-        if not hmac.compare_digest(params.context, context):
-            error = ViewMismatch(
-                "UPLOAD: the model or plan received here is not the one the round is bound to"
-            )
-            error.refusal = self._participant.refusal(params.digest, Stage.UPLOAD, error)
-            self.abandon()
-            raise error
-        encoded = encode_update(update, params.layout, self._random)
-        body = params.plan.pack(params.plan.to_lanes(encoded))
-        upload = upload_digest(params.digest, self.client_id, body)
-        statement = upload_statement(params.digest, self.client_id, upload)
-        message = Upload(body, self._participant.identity.key.sign(statement))
-        reply = encode(message, params=params.digest, sender=self.client_id)
-        self._latches.close(Stage.UPLOAD, request, signed, reply)
-        return Reply(message=reply)
-
-    def abandon(self) -> None:
-        """Ends the running round."""
-        self._params = self._request = None
+    def _body(self, params: RoundParams, encoded: dict[str, Integers]) -> bytes:
+        return params.plan.pack(params.plan.to_lanes(encoded))
 
 
-class PlainServer:
+class PlainServer(DirectServer):
     """A server session of mode `plain`; see `secagg.api.RestartableServer`.
 
     Args:
@@ -148,42 +50,9 @@ class PlainServer:
         cache: SignatureCache | None = None,
         store: ServerStore | None = None,
     ) -> None:
+        super().__init__(params, coordinator, roster, cache=cache)
         self._store = store
-        self._turn = Turn()
-        self._book = Attendance(
-            params=params,
-            coordinator=coordinator,
-            roster=roster,
-            cache=cache,
-            stage=Stage.UPLOAD,
-        )
         self._lanes = params.plan.zeros()
-        self._uploads: dict[int, SurvivorRow] = {}
-        self._opened = False
-
-    @property
-    def params(self) -> RoundParams:
-        """The round's parameters."""
-        return self._book.params
-
-    @property
-    def stage(self) -> Stage:
-        """The one stage of this mode."""
-        return self._book.stage
-
-    @alone
-    def open(self) -> Requests:
-        """The signed parameters, for every invited client."""
-        if self._opened:
-            raise WrongStage("the round was opened before")
-        self._opened = True
-        signature = self._book.sign_request(Stage.ADVERTISE, self.params.digest)
-        request = Open(self.params, signature)
-        requests = self._book.begin(Stage.UPLOAD, dict.fromkeys(self._book.invited, request))
-        if self._store is not None:
-            with self._book.all_or_nothing():
-                self._store.save(self._sealed())
-        return requests
 
     @alone
     def pending(self) -> Requests:
@@ -220,21 +89,18 @@ class PlainServer:
         self._uploads = {row.client: row for row in rows}
         self._opened = True
 
-    @alone
-    def receive(self, client_id: int, message: bytes) -> None:
-        """Takes in one upload; see `secagg.api.ServerSession.receive`."""
-        if self._book.check_in(client_id, message, Kind.UPLOAD) is None:
-            return
-        upload = decode(message, Upload, limit=max_bytes(Kind.UPLOAD, self.params))
-        view = self.params.digest
-        self.params.plan.check_body(upload.body)
-        hashed = upload_digest(view, client_id, upload.body)
-        statement = upload_statement(view, client_id, hashed)
-        self._book.check_signature(client_id, upload.signature, statement)
+    def _begun(self) -> None:
+        if self._store is not None:
+            with self._book.all_or_nothing():
+                self._store.save(self._sealed())
+
+    def _check_body(self, body: bytes) -> None:
+        self.params.plan.check_body(body)
+
+    def _add(self, client: int, body: bytes) -> None:
+        del client
         with self._book.all_or_nothing():
-            self.params.plan.add_body(self._lanes, upload.body)
-        self._uploads[client_id] = SurvivorRow(client_id, hashed, upload.signature)
-        self._book.accept(client_id, message)
+            self.params.plan.add_body(self._lanes, body)
 
     @alone
     def close_stage(self) -> Aggregate:

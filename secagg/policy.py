@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from secagg.ckks_terms import KeyTerms
 from secagg.errors import PolicyViolation, UnknownIdentity, UnsupportedSuite
 from secagg.graph import COMPLETE_GRAPH, check_strength
 from secagg.layout import FixedSegment, Layout
-from secagg.params import PROTOCOL_VERSION, SUITE, Mode, RoundParams
+from secagg.params import PROTOCOL_VERSION, SUITE, KeyedParams, Mode, RoundParams
 from secagg.roster import Roster
 from secagg.threshold import default_colluders
 
@@ -35,6 +36,7 @@ class Policy:
         max_values: most values in a layout.
         max_rounds: most sequences of one run this client takes part in.
         invited: the only set of invited clients accepted; None accepts any subset of the roster.
+        verify_sum: whether CKKS rounds are refused in which decryptors do not add up themselves.
     """
 
     layout: Layout
@@ -48,6 +50,7 @@ class Policy:
     max_values: int = 2**28
     max_rounds: int = 100_000
     invited: frozenset[int] | None = None
+    verify_sum: bool = False
 
     @classmethod
     def masking(cls, layout: Layout, *, allow_sensitive: bool = False) -> Policy:
@@ -58,6 +61,21 @@ class Policy:
             n_min=MIN_MASKED_CLIENTS,
             survivors_min=MIN_MASKED_CLIENTS,
             allow_sensitive=allow_sensitive,
+        )
+
+    @classmethod
+    def ckks(
+        cls, layout: Layout, *, allow_sensitive: bool = False, verify_sum: bool = False
+    ) -> Policy:
+        """Floors of CKKS: three clients or more, and none of them works with the server."""
+        return cls(
+            layout=layout,
+            modes=(Mode.CKKS,),
+            n_min=MIN_MASKED_CLIENTS,
+            survivors_min=MIN_MASKED_CLIENTS,
+            colluders=0,
+            allow_sensitive=allow_sensitive,
+            verify_sum=verify_sum,
         )
 
     @classmethod
@@ -80,22 +98,43 @@ class Policy:
             PolicyViolation: a floor is not met, or the roster or layout is another.
             UnknownIdentity: the client is not invited.
         """
-        if params.version != PROTOCOL_VERSION or params.suite != SUITE:
-            raise UnsupportedSuite(f"version {params.version}, suite {params.suite:#06x}")
-        if params.mode not in self.modes:
-            raise UnsupportedSuite(f"mode {params.mode.name} is not among those allowed here")
-        if params.roster_digest != roster.digest:
-            raise PolicyViolation(
-                "the round uses another roster: compare fingerprints with the coordinator"
-            )
-        invited = params.invited_ids(roster)
-        if client not in invited:
-            raise UnknownIdentity(f"client {client} is not invited")
+        invited = self._check_common(params, params.mode, roster=roster, client=client)
         if self.invited is not None and set(invited) != self.invited:
             raise PolicyViolation("the invited clients are not those of the published schedule")
         self._check_floors(params, len(invited))
         self._check_graph(params, len(invited))
         self._check_layout(params.layout)
+        if self.verify_sum and isinstance(params, KeyedParams) and not params.verify_sum:
+            raise PolicyViolation("verify_sum=False: this client requires verified sums")
+
+    def check_key(self, terms: KeyTerms, *, roster: Roster, client: int) -> None:
+        """Returns if `client` may take part in a key set-up under these terms.
+
+        Raises:
+            UnsupportedSuite: version or suite is not spoken, or CKKS is not allowed.
+            PolicyViolation: the roster is another, or the key is for too few.
+            UnknownIdentity: the client is not invited.
+        """
+        invited = self._check_common(terms, Mode.CKKS, roster=roster, client=client)
+        if min(terms.n_min, len(invited)) < self.n_min:
+            raise PolicyViolation(f"a key for {terms.n_min} clients: at least {self.n_min}")
+
+    def _check_common(
+        self, terms: RoundParams | KeyTerms, mode: Mode, *, roster: Roster, client: int
+    ) -> tuple[int, ...]:
+        """The invited ids, once protocol, mode, roster and invitation hold."""
+        if terms.version != PROTOCOL_VERSION or terms.suite != SUITE:
+            raise UnsupportedSuite(f"version {terms.version}, suite {terms.suite:#06x}")
+        if mode not in self.modes:
+            raise UnsupportedSuite(f"mode {mode.name} is not among those allowed here")
+        if terms.roster_digest != roster.digest:
+            raise PolicyViolation(
+                "the round uses another roster: compare fingerprints with the coordinator"
+            )
+        invited = terms.invited_ids(roster)
+        if client not in invited:
+            raise UnknownIdentity(f"client {client} is not invited")
+        return invited
 
     def _check_floors(self, params: RoundParams, invited: int) -> None:
         colluders = default_colluders(invited) if self.colluders is None else self.colluders

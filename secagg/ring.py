@@ -142,6 +142,21 @@ class RingPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         }
 
 
+def check_range(least: int, most: int, segment: Segment, contributors: int) -> None:
+    """Returns if `contributors` honest clients can produce sums from `least` to `most`.
+
+    Raises:
+        SumOutOfRange: they cannot.
+    """
+    high = contributors * segment.bound
+    low = -high if isinstance(segment, FixedSegment) else 0
+    if least < low or most > high:
+        raise SumOutOfRange(
+            f"segment {segment.name!r}: the sum over {contributors} clients leaves its "
+            "public bound, so at least one client did not follow the protocol"
+        )
+
+
 def packed_bytes(length: int, width: int) -> int:
     """Bytes of `length` values of `width` bits."""
     return (length * width + 7) // 8
@@ -250,10 +265,5 @@ def _decode(words: Words, slot: Slot, contributors: int) -> Integers:
         values >>= read_type.type(spare)
         sums[start : start + _DECODED] = values
         least, most = min(least, int(values.min())), max(most, int(values.max()))
-    high = contributors * slot.segment.bound
-    if least < (-high if is_signed else 0) or most > high:
-        raise SumOutOfRange(
-            f"segment {slot.segment.name!r}: the sum over {contributors} clients leaves its "
-            "public bound, so at least one client did not follow the protocol"
-        )
+    check_range(least, most, slot.segment, contributors)
     return sums

@@ -1,11 +1,17 @@
-"""The two doors of the package: one session for a client, one for a round of the server."""
+"""The doors of the package: sessions for a client, for a round, and for the set-up of a key."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from secagg.api import ClientSession, RestartableServer, ServerSession
+from secagg.ckks_client import CKKSClient
+from secagg.ckks_key_server import KeySetupServer
+from secagg.ckks_presets import preset_for, preset_named
+from secagg.ckks_scheme import library_version
+from secagg.ckks_server import CKKSServer
+from secagg.ckks_terms import KeyTerms
 from secagg.client_snapshot import check_not_below, unseal_client
 from secagg.errors import ConfigurationError, CorruptState, UnknownIdentity
 from secagg.keys import SignatureCache, SigningKey
@@ -16,12 +22,17 @@ from secagg.masking_states import Round
 from secagg.params import Mode, RoundParams
 from secagg.participant import Participant
 from secagg.plain import PlainClient, PlainServer
-from secagg.policy import Policy
+from secagg.policy import MIN_MASKED_CLIENTS, Policy
 from secagg.roster import COORDINATOR_ID, Identity, Roster
 from secagg.sealed_state import Vault, is_sealed
 from secagg.secret import RandomSource
 from secagg.server_snapshot import ServerStore, unseal_server
 
+_SERVERS: dict[Mode, type[PlainServer] | type[MaskingServer] | type[CKKSServer]] = {
+    Mode.PLAIN: PlainServer,
+    Mode.MASKING: MaskingServer,
+    Mode.CKKS: CKKSServer,
+}
 _RESTARTABLE: dict[Mode, type[MaskingServer] | type[PlainServer]] = {
     Mode.MASKING: MaskingServer,
     Mode.PLAIN: PlainServer,
@@ -60,8 +71,8 @@ def open_client(
             loses no message turns it off and holds no upload in memory.
         state_key: 32 random bytes that this client keeps in a file only it can read. With them the
             whole state of a masked round is sealed and saved, so that another process can go on
-            with it; without them a process that ends loses its round. Plain mode has nothing to
-            seal, and needs them only to read what masking left.
+            with it; without them a process that ends loses its round. The other modes seal nothing,
+            and need them only to read what masking left.
         marks: `marks_of` an earlier state, kept in a second place: an older `saved` is refused.
 
     Raises:
@@ -82,7 +93,8 @@ def open_client(
     if marks:
         known = known.joined(Marks.from_bytes(marks))
     if mode is not Mode.MASKING:
-        return PlainClient(participant, marks=known, random=random, keep_replies=keep_replies)
+        direct = CKKSClient if mode is Mode.CKKS else PlainClient
+        return direct(participant, marks=known, random=random, keep_replies=keep_replies)
     if vault is not None and not keep_replies:
         raise ConfigurationError("a state key needs keep_replies: a restart must not lose a reply")
     if restored is not None:
@@ -136,8 +148,7 @@ def open_server(
         UnknownIdentity: `coordinator` is not the roster's.
         WrongRound: the parameters name another roster.
     """
-    kind = MaskingServer if params.mode is Mode.MASKING else PlainServer
-    return kind(params, coordinator, roster, cache=signature_cache)
+    return _SERVERS[params.mode](params, coordinator, roster, cache=signature_cache)
 
 
 def open_restartable_server(
@@ -210,3 +221,43 @@ def _restartable(mode: Mode) -> type[MaskingServer] | type[PlainServer]:
     if kind is None:
         raise ConfigurationError(f"a server of mode {mode.name} cannot be restarted: open_server")
     return kind
+
+
+def open_key_setup(
+    *,
+    coordinator: SigningKey,
+    roster: Roster,
+    run_id: bytes,
+    sequence: int,
+    invited: Collection[int] | None = None,
+    preset: str | None = None,
+    n_min: int = MIN_MASKED_CLIENTS,
+    signature_cache: SignatureCache | None = None,
+) -> KeySetupServer:
+    """A session that leaves a fresh CKKS key with the clients and none of it with the server.
+
+    Args:
+        coordinator: the key that the roster names.
+        roster: the same file the clients hold.
+        run_id: of the run whose rounds will use the key.
+        sequence: above every earlier one of the run, rounds included.
+        invited: ids; everybody in the roster by default.
+        preset: a name of `PRESETS`; by default the smallest that adds up all those invited.
+        n_min: the fewest clients that must hold the key.
+        signature_cache: for simulations only.
+
+    Raises:
+        ConfigurationError: no preset adds up so many clients, or there is none of that name.
+        UnknownIdentity: `coordinator` is not the roster's.
+    """
+    chosen = roster.ids if invited is None else tuple(invited)
+    terms = KeyTerms.for_key(
+        roster=roster,
+        preset=preset_for(len(chosen)) if preset is None else preset_named(preset),
+        library=library_version(),
+        sequence=sequence,
+        run_id=run_id,
+        invited=chosen,
+        n_min=n_min,
+    )
+    return KeySetupServer(terms, coordinator, roster, cache=signature_cache)

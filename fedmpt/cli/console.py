@@ -57,10 +57,8 @@ class Console:
             self.warning(
                 "NO DIFFERENTIAL PRIVACY (--no-dp): updates and the tuned model may reveal training images"
             )
-        if preview.secagg == "none":
-            self.warning(
-                "NO SECURE AGGREGATION (--secagg none): the server sees every client's update"
-            )
+        if preview.secagg != "masking":
+            self.warning(preview.statement)
 
     def round_done(self, record: RoundRecord) -> None:
         """Show one line for a round."""
@@ -185,7 +183,7 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
             )
         )
     else:
-        rows.append(("aggregation", "NONE: the server sees every update"))
+        rows.append(("aggregation", preview.statement))
     rows.append(
         (
             "traffic",
@@ -193,6 +191,11 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
             "(protocol; the model comes on top)",
         )
     )
+    if preview.setup_bytes is not None:
+        up, down = preview.setup_bytes
+        rows.append(
+            ("", f"once, to share the key: up to {up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down")
+        )
     return rows
 
 

@@ -37,6 +37,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "dp_sketch_rank": "privacy.sketch_rank",
     "dp_lifetime": "privacy.lifetime",
     "secagg": "secagg.mode",
+    "ckks_verify": "secagg.ckks_verify",
     "dropout": "secagg.dropout",
 }
 
@@ -115,8 +116,14 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy. Says so loudly.")
 @click.option(
     "--secagg",
-    type=click.Choice(["masking", "none"]),
+    type=click.Choice(["masking", "ckks", "none"]),
     help="Secure aggregation.  [default: masking]",
+)
+@click.option(
+    "--ckks-verify",
+    is_flag=True,
+    default=None,
+    help="With --secagg ckks: clients decrypt only sums that they added up themselves.",
 )
 @click.option(
     "--dropout", type=float, help="Simulated probability that a client vanishes in a round."

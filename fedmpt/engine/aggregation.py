@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from fedmpt.config import SecAggConfig
 from fedmpt.protect import MODES, LedgeredSession
 from fedmpt.runstore import write_whole
 from fedmpt.seeds import generator
@@ -17,6 +18,7 @@ from fedmpt.types import ClientId
 from secagg import (
     Aggregate,
     Identity,
+    KeyEpoch,
     Layout,
     Mode,
     Policy,
@@ -26,11 +28,15 @@ from secagg import (
     SigningKey,
     new_run_id,
     open_client,
+    open_key_setup,
     open_server,
+    run_key_setup,
     run_round,
+    statement,
 )
 from secagg import Roster as MemberRoster
 from secagg import Update as SegmentValues
+from secagg.errors import MarginExceeded
 from secagg.policy import MIN_MASKED_CLIENTS
 
 ATTEMPTS: Final = 3  # a round whose clients vanish is tried this often, each time with fresh keys
@@ -41,18 +47,30 @@ class Aggregation:
     """Sums the updates of a run's clients, round by round, under one roster."""
 
     def __init__(
-        self, *, mode: str, clients: int, layout: Layout, private: bool, marks: Path
+        self,
+        *,
+        config: SecAggConfig,
+        clients: int,
+        layout: Layout,
+        private: bool,
+        marks: Path,
     ) -> None:
-        """Create identities, roster and sessions.
+        """Create identities, roster and sessions and, for CKKS, the clients' shared key.
 
         Args:
-            mode: ``masking`` or ``none``.
+            config: how updates are protected.
             clients: number of clients.
             layout: what is summed.
             private: whether updates are differentially private.
             marks: folder of the clients' durable one-shot marks.
+
+        Raises:
+            secagg.ConfigurationError: the CKKS preset cannot add up so many clients.
         """
-        self.mode: Mode = MODES[mode]
+        self.mode: Mode = MODES[config.mode]
+        self.statement = statement(self.mode, verify_sum=config.ckks_verify)
+        self.key_epoch: KeyEpoch | None = None
+        self._verify_sum = config.ckks_verify
         self._layout = layout
         self._coordinator = SigningKey.generate()
         identities = [Identity.generate(client) for client in range(clients)]
@@ -61,8 +79,7 @@ class Aggregation:
             coordinator=self._coordinator.public,
             members=tuple(identity.member() for identity in identities),
         )
-        make_policy = Policy.masking if self.mode is Mode.MASKING else Policy.plain
-        policy = make_policy(layout, allow_sensitive=not private)
+        policy = _policy(self.mode, layout, private=private, config=config)
         self._run_id = new_run_id()
         self._sequence = 0
         self._cache = SignatureCache()  # all clients live in this process; none may see another's
@@ -81,6 +98,23 @@ class Aggregation:
             )
             for identity in identities
         }
+        if self.mode is Mode.CKKS:
+            self.key_epoch = self._share_key(config.ckks_preset)
+
+    def _share_key(self, preset: str | None) -> KeyEpoch:
+        """Let the clients agree on a key; it takes a sequence number of the run."""
+        self._sequence += 1
+        server = open_key_setup(
+            coordinator=self._coordinator,
+            roster=self.roster,
+            run_id=self._run_id,
+            sequence=self._sequence,
+            preset=preset,
+            signature_cache=self._cache,
+        )
+        return run_key_setup(
+            server, {int(client): session for client, session in self.sessions.items()}
+        )
 
     def parameters(
         self, cohort: tuple[ClientId, ...], context: bytes, sequence: int
@@ -98,6 +132,8 @@ class Aggregation:
             n_min=1 if plain else MIN_MASKED_CLIENTS,
             survivors_min=1 if plain else MIN_MASKED_CLIENTS,
             colluders=0 if plain else None,
+            shared_key=None if self.key_epoch is None else self.key_epoch.key,
+            verify_sum=self._verify_sum,
         )
 
     def run(
@@ -123,6 +159,7 @@ class Aggregation:
             The aggregate, and the attempts it took.
 
         Raises:
+            MarginExceeded: a decrypted sum was off the grid; the key must not be used again.
             RoundAborted: too few clients were left in every attempt.
         """
         kept: dict[int, SegmentValues | None] = {}
@@ -143,12 +180,25 @@ class Aggregation:
             )
             try:
                 aggregate = run_round(server, sessions, values, context=context, lost=lost(attempt))
+            except MarginExceeded:  # says something about the key: the run stops here
+                raise
             except RoundAborted:
                 if attempt == ATTEMPTS:
                     raise
             else:
                 return aggregate, attempt
         raise AssertionError("unreachable")
+
+
+def _policy(mode: Mode, layout: Layout, *, private: bool, config: SecAggConfig) -> Policy:
+    """Return the floors of every client of the run."""
+    match mode:
+        case Mode.MASKING:
+            return Policy.masking(layout, allow_sensitive=not private)
+        case Mode.CKKS:
+            return Policy.ckks(layout, allow_sensitive=not private, verify_sum=config.ckks_verify)
+        case Mode.PLAIN:
+            return Policy.plain(layout, allow_sensitive=not private)
 
 
 def simulated_losses(

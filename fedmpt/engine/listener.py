@@ -31,10 +31,12 @@ class Preview:
         steps: (smallest, largest) number of noised steps of a client over the run.
         planned_epsilons: (smallest, largest) epsilon once all rounds are done.
         space: where gradients are clipped and noised.
-        secagg: ``masking`` or ``none``.
+        secagg: ``masking``, ``ckks`` or ``none``.
+        statement: who could read what, in a sentence.
         tolerated: (threshold of clients without which a round aborts, colluders tolerated); None without masking.
-        bytes_up: predicted upload of a client in a round.
-        bytes_down: predicted download of a client in a round, protocol only.
+        bytes_up: predicted upload of a client in a round, on average over the cohort.
+        bytes_down: predicted download of a client in a round, on average, protocol only.
+        setup_bytes: most bytes a client (sent, received) to share the CKKS key, once; None in other modes.
     """
 
     method: str
@@ -55,9 +57,11 @@ class Preview:
     planned_epsilons: tuple[float, float] | None
     space: str | None
     secagg: str
+    statement: str
     tolerated: tuple[int, int] | None
-    bytes_up: int
-    bytes_down: int
+    bytes_up: float
+    bytes_down: float
+    setup_bytes: tuple[int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

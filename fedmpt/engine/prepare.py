@@ -34,6 +34,7 @@ from fedmpt.methods.registry import build_method, check_method
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId, ParameterSpec
+from secagg.ckks_presets import PRESETS
 from secagg.policy import MIN_MASKED_CLIENTS
 
 
@@ -218,17 +219,29 @@ def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> F
 def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
     """Draw the cohort of every round, from the seed alone, so that every method sees the same."""
     size = max(1, int(config.clients.participation * clients))
-    if config.secagg.mode == "masking" and size < MIN_MASKED_CLIENTS:
-        raise UsageError(
-            f"{size} of {clients} clients in a round: masking hides an update among at least "
-            f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or --secagg none"
-        )
+    _check_secagg(config, clients, cohort=size)
     check_shares(config, cohort=size)
     random = generator(config.seed, "schedule")
     return tuple(
         tuple(ClientId(int(c)) for c in sorted(random.choice(clients, size=size, replace=False)))
         for _ in range(config.train.rounds or 0)
     )
+
+
+def _check_secagg(config: Config, clients: int, *, cohort: int) -> None:
+    mode, preset = config.secagg.mode, config.secagg.ckks_preset
+    if mode != "none" and cohort < MIN_MASKED_CLIENTS:
+        raise UsageError(
+            f"{cohort} of {clients} clients in a round: {mode} hides an update among at least "
+            f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or --secagg none"
+        )
+    if mode != "ckks" and (config.secagg.ckks_verify or preset is not None):
+        raise UsageError(f"--secagg {mode}: --ckks-verify and secagg.ckks_preset need ckks")
+    if preset is not None and clients > PRESETS[preset].largest_cohort:
+        raise UsageError(
+            f"secagg.ckks_preset={preset}: adds up at most {PRESETS[preset].largest_cohort} "
+            f"clients, {clients} are there; use wide"
+        )
 
 
 def _digest(config: Config, backbone: Backbone, classes: tuple[str, ...]) -> bytes:

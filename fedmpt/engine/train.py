@@ -80,7 +80,7 @@ def train(
     store = RunStore(folder)
     with ExitStack() as stack:
         aggregation = Aggregation(
-            mode=config.secagg.mode,
+            config=config.secagg,
             clients=len(federation.partition),
             layout=rounds.layout,
             private=private,
@@ -165,7 +165,8 @@ class _Run:
         before = dict(self._phase)
         sketch = self._sketch()
         aggregate, attempts = self._aggregate(plan, sketch)
-        self._store.write_transcript(plan.round, aggregate.transcript.log)
+        if aggregate.transcript.log:  # CKKS rounds have none
+            self._store.write_transcript(plan.round, aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         metrics = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
@@ -309,6 +310,7 @@ class _Run:
             },
             "secagg": {
                 "mode": config.secagg.mode,
+                "statement": self._aggregation.statement,
                 "bytes_up_per_client_round": float(np.mean(sent)) if sent else 0.0,
                 "seconds": self._phase["secagg"],
                 "dropped": sum(len(record.dropped) for record in rounds),
@@ -400,10 +402,19 @@ def _preview(
         planned_epsilons=_range(planned),
         space=f"{config.privacy.space} space ({federation.space_reason})" if plans else None,
         secagg=config.secagg.mode,
+        statement=aggregation.statement,
         tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
-        bytes_up=predicted.up(),
-        bytes_down=predicted.down(),
+        bytes_up=predicted.mean_up(),
+        bytes_down=predicted.mean_down(),
+        setup_bytes=_setup_bytes(aggregation),
     )
+
+
+def _setup_bytes(aggregation: Aggregation) -> tuple[int, int] | None:
+    epoch = aggregation.key_epoch
+    if epoch is None:
+        return None
+    return max(epoch.bytes_up.values()), max(epoch.bytes_down.values())
 
 
 def _range(values: list[float]) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedmpt.engine.shares
-from fedmpt.config import load_config
+from fedmpt.config import SecAggConfig, load_config
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.share_terms import (
     LEAST_HONEST,
@@ -138,7 +138,11 @@ def test_only_values_that_may_be_sent_again_are_kept_for_a_second_attempt(
 ) -> None:
     envelope = GridEnvelope.of(dimension=3, noise_bound=10)
     aggregation = Aggregation(
-        mode="masking", clients=5, layout=envelope.layout, private=True, marks=tmp_path / "marks"
+        config=SecAggConfig(),
+        clients=5,
+        layout=envelope.layout,
+        private=True,
+        marks=tmp_path / "marks",
     )
     asked: Counter[int] = Counter()
 

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedmpt.config import load_config
+from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
@@ -24,7 +25,9 @@ from privacy import (
     PRVAccountant,
     read_ledger,
 )
-from secagg import RoundAborted, transcript
+from secagg import KeyEpoch, RoundAborted, transcript
+from secagg.ckks_scheme import SecretKey
+from secagg.errors import MarginExceeded
 
 
 class Recorder:
@@ -147,10 +150,57 @@ ONE_ROUND: dict[str, Any] = {"privacy__enabled": False, "train__rounds": 1}
 # each; later rounds train from there and may amplify the difference.
 
 
-def test_masking_gives_the_model_of_a_plain_sum_up_to_quantisation(run: Runner) -> None:
-    (_, masked), (_, plain) = run(**ONE_ROUND), run(**ONE_ROUND, secagg__mode="none")
-    assert np.abs(_model(masked) - _model(plain)).max() <= 2 * GRID
+@pytest.mark.parametrize("mode", ["masking", "ckks"])
+def test_protected_sums_give_the_model_of_a_plain_sum_up_to_quantisation(
+    run: Runner, mode: str
+) -> None:
+    (_, protected), (_, plain) = (
+        run(**ONE_ROUND, secagg__mode=mode),
+        run(**ONE_ROUND, secagg__mode="none"),
+    )
+    assert np.abs(_model(protected) - _model(plain)).max() <= 2 * GRID
     assert np.abs(_model(plain)).max() > 0.01
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_private_run_with_ckks_sends_what_its_preview_says(run: Runner, verify: bool) -> None:
+    summary, _ = run(secagg__mode="ckks", secagg__ckks_verify=verify)
+    (preview,) = run.listener.previews
+    assert preview.bytes_up == pytest.approx(summary["secagg"]["bytes_up_per_client_round"])
+    assert preview.setup_bytes is not None
+    assert "any one client can read every update" in summary["secagg"]["statement"]
+    assert ("assumed to follow" in preview.statement) is not verify
+    assert preview.statement == summary["secagg"]["statement"]
+
+
+def test_a_run_with_ckks_survives_drop_outs(run: Runner) -> None:
+    summary, _ = run(
+        secagg__mode="ckks", secagg__dropout=0.15, clients__count=7, train__rounds=3, seed=3
+    )
+    assert summary["secagg"]["dropped"] > 0
+    assert any(len(record.survivors) < 7 for record in run.listener.rounds[1:])
+
+
+def test_a_sum_off_the_grid_stops_the_run_without_a_second_attempt(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def decrypt(key: object, blobs: list[bytes]) -> None:
+        asked.append(blobs)
+        raise MarginExceeded("off the grid")
+
+    share_key = Aggregation._share_key
+
+    def share(self: Aggregation, preset: str | None) -> KeyEpoch:
+        epoch = share_key(self, preset)  # its probe decrypts
+        monkeypatch.setattr(SecretKey, "decrypt", decrypt)
+        return epoch
+
+    monkeypatch.setattr(Aggregation, "_share_key", share)
+    with pytest.raises(MarginExceeded):
+        run(secagg__mode="ckks")
+    assert len(asked) == 2  # the two decryptors of the one attempt
 
 
 def test_a_run_with_drop_outs_sums_over_the_survivors(run: Runner) -> None:
@@ -244,6 +294,12 @@ def test_an_existing_run_folder_is_refused_and_left_as_it_is(run: Runner, tmp_pa
     [
         ({"clients__count": 10_000}, "10000"),
         ({"clients__count": 2, "clients__minimum_size": 10}, "at least 3"),
+        (
+            {"clients__count": 2, "clients__minimum_size": 10, "secagg__mode": "ckks"},
+            "ckks hides an update among at least 3",
+        ),
+        ({"secagg__ckks_verify": True}, "need ckks"),
+        ({"secagg__ckks_preset": "wide"}, "need ckks"),
         ({"privacy__delta": 0.01}, "1/\\(10 n\\)"),
         ({"privacy__space": "sketch", "train__optimizer": "adam"}, "linear in the gradient"),
     ],

@@ -23,9 +23,13 @@ from secagg import (
     SigningKey,
     Stage,
     Update,
+    open_key_setup,
+    run_key_setup,
     run_round,
 )
 from secagg.api import InputWanted
+from secagg.ckks_client import CKKSClient
+from secagg.ckks_server import CKKSServer
 from secagg.digests import request_statement
 from secagg.masking_client import MaskingClient
 from secagg.masking_server import MaskingServer
@@ -49,6 +53,8 @@ from secagg.views import Cohort, Sharers, Survivors
 
 RUN_ID = b"run-of-the-tests"
 CONTEXT = bytes(range(32))
+CLIENTS = {Mode.PLAIN: PlainClient, Mode.MASKING: MaskingClient, Mode.CKKS: CKKSClient}
+SERVERS = {Mode.PLAIN: PlainServer, Mode.MASKING: MaskingServer, Mode.CKKS: CKKSServer}
 LENGTH = 5
 
 
@@ -68,6 +74,8 @@ class Federation:
         )
     )
     cache: SignatureCache | None = field(default_factory=SignatureCache)
+    preset: str | None = None  # of CKKS
+    verify_sum: bool = False
 
     def __post_init__(self) -> None:
         self.coordinator = SigningKey.generate()
@@ -77,9 +85,30 @@ class Federation:
             members=tuple(identity.member() for identity in self.identities.values()),
         )
         self.ids = self.roster.ids
+        self.epoch = None  # the CKKS key of all sessions made by `client`
+        self.held: dict[int, Any] = {}
+        if self.mode is Mode.CKKS:
+            self.set_up_key()
+
+    def set_up_key(self, sequence: int = 0, **options: Any) -> Any:
+        """A key set-up among fresh sessions; later sessions of `client` start with its key."""
+        sessions = {client: CKKSClient(self.participant(client)) for client in self.ids}
+        server = open_key_setup(
+            coordinator=self.coordinator,
+            roster=self.roster,
+            run_id=RUN_ID,
+            sequence=sequence,
+            preset=self.preset,
+            signature_cache=self.cache,
+        )
+        self.epoch = run_key_setup(server, sessions, **options)
+        self.held = {client: session._held for client, session in sessions.items()}
+        return self.epoch
 
     def params(self, sequence: int = 1, **changes: Any) -> RoundParams:
         known = {"colluders": self.colluders, "context": CONTEXT, "mode": self.mode}
+        if self.epoch is not None:
+            known |= {"shared_key": self.epoch.key, "verify_sum": self.verify_sum}
         return RoundParams.for_round(
             roster=self.roster,
             layout=self.layout,
@@ -89,7 +118,8 @@ class Federation:
         )
 
     def policy(self, **changes: Any) -> Policy:
-        floors = {"n_min": 3, "survivors_min": 3, "colluders": self.colluders}
+        colluders = 0 if self.mode is Mode.CKKS else self.colluders
+        floors = {"n_min": 3, "survivors_min": 3, "colluders": colluders}
         return Policy(layout=self.layout, modes=tuple(Mode), **{**floors, **changes})
 
     def participant(self, client: int, **changes: Any) -> Participant:
@@ -111,15 +141,18 @@ class Federation:
         random: Any = None,
         **changes: Any,
     ) -> Any:
-        chosen = kind or (MaskingClient if self.mode is Mode.MASKING else PlainClient)
+        chosen = kind or CLIENTS[self.mode]
         options = {} if random is None else {"random": random}
-        return chosen(self.participant(client, **changes), marks=marks, **options)
+        session = chosen(self.participant(client, **changes), marks=marks, **options)
+        if client in self.held:
+            session._held = self.held[client]
+        return session
 
     def clients(self, kind: Callable[..., Any] | None = None, **changes: Any) -> dict[int, Any]:
         return {client: self.client(client, kind, **changes) for client in self.ids}
 
     def server(self, params: RoundParams | None = None, *, mode: Mode | None = None) -> Any:
-        chosen = MaskingServer if (mode or self.mode) is Mode.MASKING else PlainServer
+        chosen = SERVERS[mode or self.mode]
         return chosen(params or self.params(), self.coordinator, self.roster, cache=self.cache)
 
     def values(self, client: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from secagg.inprocess import STAGES
 
 
 @pytest.mark.parametrize("n", [3, 6, 12, 40])
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.PLAIN, Mode.MASKING])
 def test_predicted_bytes_equal_the_bytes_measured(federation, n, mode):
     world = federation(n, mode=mode)
     aggregate, predicted = world.run(), predict_bytes(world.params())

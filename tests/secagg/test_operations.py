@@ -13,13 +13,13 @@ from secagg import (
     Stage,
     Update,
     dealing,
+    direct,
     fixedpoint,
     keys,
     masking_client,
     masking_server,
     masks,
     participant,
-    plain,
     prg,
     recovery,
     ring,
@@ -83,9 +83,9 @@ def counts(monkeypatch):
     count(ring, "_packed", "packed", of_size)
     count(ring, "add_packed", "added", of_size)
     count(ring, "_decode", "decoded", of_size)
-    for module in (masking_client, masking_server, plain):
+    for module in (masking_client, masking_server, direct):
         count(module, "upload_digest", "hashed_bytes", lambda view, client, body: len(body))
-    for module in (participant, masking_client, masking_server, plain):
+    for module in (participant, masking_client, masking_server, direct):
         count(module, "decode", "messages")
         count(module, "decode", "message_bytes", lambda data, *_, **__: len(data))
     for module in (masking_client, masking_server):

@@ -20,8 +20,8 @@ from secagg.marks import Marks
 from secagg.messages import Upload, encode
 
 
-def test_plain_and_masked_rounds_return_the_same_integers_bit_for_bit(federation, context):
-    """Real inputs, the same rounding stream for both, some clients lost."""
+def test_all_modes_return_the_same_integers_bit_for_bit(federation, context):
+    """Real inputs, the same rounding stream for all, some clients lost."""
     generator = np.random.default_rng(7)
     keys = {client: os.urandom(32) for client in range(0, 100, 10)}
     vectors = {client: generator.normal(0, 0.8, 5).astype(np.float32) for client in keys}
@@ -37,12 +37,14 @@ def test_plain_and_masked_rounds_return_the_same_integers_bit_for_bit(federation
         results.append(
             run_round(world.server(), world.clients(), inputs, context=context, lost=lost)
         )
-    plain, masked = results
-    assert plain.survivors == masked.survivors
-    assert plain.clip_counts == masked.clip_counts
-    for name, sums in plain.sums.items():
-        assert sums.dtype == masked.sums[name].dtype == np.int64
-        assert np.array_equal(sums, masked.sums[name])
+    plain, *protected = results
+    assert len(protected) == 2
+    for other in protected:
+        assert plain.survivors == other.survivors
+        assert plain.clip_counts == other.clip_counts
+        for name, sums in plain.sums.items():
+            assert sums.dtype == other.sums[name].dtype == np.int64
+            assert np.array_equal(sums, other.sums[name])
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def transcript(mode: Mode) -> dict[str, str]:
     return seen
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.PLAIN, Mode.MASKING])
 def test_wire_version_1_has_not_changed_by_a_byte(mode):
     assert transcript(mode) == json.loads(GOLDEN.read_text())[mode.name]
 
