@@ -150,6 +150,7 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
         ("method", f"{preview.method}, {preview.parameters:,} tunable values"),
         ("backbone", f"{preview.backbone} (frozen)"),
         ("data", preview.data),
+        ("", " ".join(f"{name} {text[:8]}" for name, text in preview.protocol_digests.items())),
         ("clients", f"{len(sizes)}, of {min(sizes)} to {max(sizes)} images{declared}"),
         ("rounds", f"{preview.rounds}, {preview.cohort} clients each; {preview.local}"),
     ]

@@ -9,6 +9,10 @@ Two layouts are read:
 Category ids (91 with gaps in COCO) become contiguous labels in order of id. A class is present if
 any annotation of the image has it, crowds included unless switched off. Annotations of images that
 the file does not list are ignored, so lists that name a subset of the images work.
+
+For zero-shot protocols, the published lists of the split into 48 seen and 17 unseen classes are
+read in both formats that circulate. They are a sample of COCO's images: a split drawn here gives
+other figures.
 """
 
 from __future__ import annotations
@@ -18,17 +22,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from fedmpt.data.dataset import Dataset, LabelMatrix
-from fedmpt.data.folder import (
-    Listing,
-    ReadPolicy,
+from fedmpt.data.class_names import COCO_SEEN_48, COCO_UNSEEN_17
+from fedmpt.data.dataset import Dataset, LabelMatrix, Protocol
+from fedmpt.data.folder import Listing, ReadPolicy, read_dataset
+from fedmpt.data.layout import (
     prompt_name,
-    read_splits,
     require_distinct,
     require_file,
     require_folder,
+    require_root,
 )
+from fedmpt.data.published import ImageList, hold_out_lists, read_named_labels
 from fedmpt.errors import DataError
 
 
@@ -94,15 +100,14 @@ def _plain(root: Path) -> tuple[_Source, _Source]:
     )
 
 
-def _parse(source: _Source, *, remedy: str) -> _Instances:
-    require_file(source.instances, what="COCO instances", remedy=remedy)
-    require_folder(source.images, what="images of a COCO data set", remedy=remedy)
+def _parse(path: Path, *, remedy: str) -> _Instances:
+    require_file(path, what="COCO instances", remedy=remedy)
     try:
-        return msgspec.json.decode(source.instances.read_bytes(), type=_Instances)
+        return msgspec.json.decode(path.read_bytes(), type=_Instances)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         message = (
-            f"{source.instances}: not a COCO instances file ({reason}); "
+            f"{path}: not a COCO instances file ({reason}); "
             "images, annotations and categories are needed"
         )
     raise DataError(message)
@@ -116,31 +121,74 @@ def _category_names(instances: _Instances, *, where: Path) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _listing(
-    instances: _Instances,
-    source: _Source,
-    *,
-    columns: dict[int, int],
-    crowd: bool,
-    labelled_only: bool,
-) -> Listing:
+def _labels(
+    instances: _Instances, *, path: Path, columns: dict[int, int], crowd: bool
+) -> LabelMatrix:
+    """Return int8 ``[n, C]``; ``columns`` has every category, -1 for one that is no label."""
     rows = {image.id: row for row, image in enumerate(instances.images)}
     if len(rows) != len(instances.images):
-        raise DataError(f"{source.instances}: two images have the same id; give each its own")
-    labels: LabelMatrix = np.zeros((len(rows), len(columns)), dtype=np.int8)  # [n, C]
+        raise DataError(f"{path}: two images have the same id; give each its own")
+    width = max(columns.values(), default=-1) + 1
+    labels: LabelMatrix = np.zeros((len(rows), width), dtype=np.int8)  # [n, C]
     for annotation in instances.annotations:
         column = columns.get(annotation.category_id)
         if column is None:
             raise DataError(
-                f"{source.instances}: an annotation has category_id {annotation.category_id}, "
+                f"{path}: an annotation has category_id {annotation.category_id}, "
                 "which categories do not list; add the category or remove the annotation"
             )
         row = rows.get(annotation.image_id)
-        if row is not None and (crowd or not annotation.iscrowd):
+        if row is not None and column >= 0 and (crowd or not annotation.iscrowd):
             labels[row, column] = 1
-    paths = [source.images / image.file_name for image in instances.images]
-    keep = np.flatnonzero(labels.any(axis=1)) if labelled_only else np.arange(len(paths))
-    return Listing(paths=tuple(paths[row] for row in keep), labels=labels[keep])
+    return labels
+
+
+def _instances_list(path: Path, *, keep: tuple[str, ...], crowd: bool) -> ImageList:
+    """Read an instances file of the 48/17 split.
+
+    Its category ids are its own, so classes are matched by name; images without an annotation of a
+    kept class are no part of the split.
+    """
+    instances = _parse(path, remedy="fetch the lists of the 48/17 split again")
+    names = _category_names(instances, where=path)
+    kept = [identifier for identifier, name in names.items() if name in keep]
+    columns = {
+        identifier: kept.index(identifier) if identifier in kept else -1 for identifier in names
+    }
+    labels = _labels(instances, path=path, columns=columns, crowd=crowd)
+    present: NDArray[np.bool_] = (labels == 1).any(axis=1)
+    return ImageList(
+        path=path,
+        images=tuple(
+            image.file_name for image, shown in zip(instances.images, present, strict=True) if shown
+        ),
+        classes=require_distinct([names[identifier] for identifier in kept], where=str(path)),
+        labels=labels[present],
+    )
+
+
+def _published(
+    root: Path, protocol: Protocol, *, crowd: bool
+) -> tuple[ImageList, ImageList] | None:
+    """Return the lists of the 48/17 split where they lie below ``root``, None where they do not."""
+    test_name = "test_17_filtered.json" if protocol == "fzsl" else "test_65_filtered.json"
+    part = "unseen" if protocol == "fzsl" else "gzsi"
+    tested = COCO_UNSEEN_17 if protocol == "fzsl" else COCO_SEEN_48 + COCO_UNSEEN_17
+    for folder in (root / "annotations", root / "annotations" / "ZSIS", root):
+        train = folder / "train_48_filtered.json"
+        if train.is_file():
+            test = require_file(
+                folder / test_name, what=f"test list of {protocol}", remedy="put it there"
+            )
+            return read_named_labels(train), read_named_labels(test)
+        train = folder / "instances_train2014_seen_48_17.json"
+        if train.is_file():
+            test = folder / f"instances_val2014_{part}_48_17.json"
+            return (
+                _instances_list(train, keep=COCO_SEEN_48, crowd=crowd),
+                _instances_list(test, keep=tested, crowd=crowd),
+            )
+    return None
 
 
 def read_coco(
@@ -149,7 +197,7 @@ def read_coco(
     name: str = "coco",
     official_only: bool = False,
     crowd: bool = True,
-    labelled_only: bool = False,
+    protocol: Protocol = "standard",
     policy: ReadPolicy | None = None,
 ) -> Dataset:
     """Read a data set in COCO's instances format.
@@ -159,21 +207,35 @@ def read_coco(
         name: what the data set is called.
         official_only: read only COCO 2014 as published, not the plain layout.
         crowd: whether an annotation of a crowd makes its class present (DualCoOp and ASL: yes).
-        labelled_only: leave out images without any positive (82,081 and 40,137 instead of 82,783
-            and 40,504 images).
+        protocol: for a zero-shot protocol, published lists are read where they are found; without
+            them the whole data set is returned.
         policy: what to do about images that cannot be read.
 
     Raises:
         DataError: if a folder or file is missing or malformed, or if the test categories differ
             from the training ones.
     """
-    require_folder(root, what="data root", remedy="give the data set's folder with --data-root")
+    require_root(root)
     plain = not official_only and (
         (root / "instances_train.json").is_file() or not (root / "annotations").is_dir()
     )
     remedy = _OFFICIAL_REMEDY if official_only else _PLAIN_REMEDY
+    lists = None if protocol == "standard" else _published(root, protocol, crowd=crowd)
+    if lists is not None:
+        folders = [root / folder for folder in ("train2014", "val2014", "images")]
+        return hold_out_lists(
+            root,
+            name=name,
+            protocol=protocol,
+            train=lists[0],
+            test=lists[1],
+            folders=[folder for folder in folders if folder.is_dir()] or folders[:1],
+            policy=policy,
+        )
     sources = _plain(root) if plain else _official(root, remedy=remedy)
-    parsed = [_parse(source, remedy=remedy) for source in sources]
+    parsed = [_parse(source.instances, remedy=remedy) for source in sources]
+    for source in sources:
+        require_folder(source.images, what="images of a COCO data set", remedy=remedy)
     categories, test_categories = (
         _category_names(instances, where=source.instances)
         for instances, source in zip(parsed, sources, strict=True)
@@ -186,10 +248,10 @@ def read_coco(
     classes = require_distinct(list(categories.values()), where=str(sources[0].instances))
     columns = {category: column for column, category in enumerate(categories)}
     train, test = (
-        _listing(instances, source, columns=columns, crowd=crowd, labelled_only=labelled_only)
+        Listing(
+            paths=tuple(source.images / image.file_name for image in instances.images),
+            labels=_labels(instances, path=source.instances, columns=columns, crowd=crowd),
+        )
         for instances, source in zip(parsed, sources, strict=True)
     )
-    train_split, test_split = read_splits(
-        root, train=train, test=test, policy=policy or ReadPolicy()
-    )
-    return Dataset(name=name, classes=classes, train=train_split, test=test_split)
+    return read_dataset(root, name=name, classes=classes, train=train, test=test, policy=policy)

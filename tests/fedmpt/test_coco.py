@@ -85,12 +85,6 @@ def test_crowds_can_be_left_out(tmp_path: Path) -> None:
     assert dataset.train.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
 
 
-def test_images_without_labels_can_be_left_out(tmp_path: Path) -> None:
-    dataset = read_coco(write_plain(tmp_path), labelled_only=True)
-    assert dataset.train.labels.tolist() == [[1, 0, 1], [1, 0, 0]]
-    assert dataset.train.skipped == 0
-
-
 def test_missing_image_is_skipped_and_counted_or_refused_if_strict(tmp_path: Path) -> None:
     write_official(tmp_path)
     (tmp_path / "val2014" / "000000000021.jpg").unlink()
