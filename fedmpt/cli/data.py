@@ -99,16 +99,16 @@ def check(
     """Say what a data set holds: images, classes, labels, what goes together, what is missing or damaged."""
     config = _config(config_file, settings, given)
 
-    from fedmpt.cli.console import Console
+    from fedmpt.cli.progress import ProgressBar
     from fedmpt.data.registry import load_dataset
     from fedmpt.data.summary import summarise
 
-    console = Console()
+    bar = ProgressBar()
     dataset = load_dataset(
         config.data,
         seed=config.seed,
         unreadable_list=out,
-        progress=lambda done, total: console.progress("image files", done, total),
+        progress=lambda done, total: bar.progress("image files", done, total),
     )
     summary = summarise(dataset)
     if as_json:
@@ -157,11 +157,11 @@ def partition(
             f"--figure {figure}: the figure is SVG; give a name that ends in .svg"
         )
 
-    from fedmpt.cli.console import Console
+    from fedmpt.cli.progress import ProgressBar
     from fedmpt.data.figure import partition_svg
     from fedmpt.engine.prepare import plan_clients
 
-    dataset, parts = plan_clients(config, progress=Console())
+    dataset, parts = plan_clients(config, progress=ProgressBar())
     if figure is not None:
         title = f"{dataset.name}: {parts.method} partition, seed {config.seed}"
         _write_figure(figure, partition_svg(parts, dataset.classes, title=title))
