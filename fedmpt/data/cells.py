@@ -16,6 +16,7 @@ from fedmpt.data.dataset import LabelMatrix
 from fedmpt.errors import DataError
 
 _VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
+_NO_VALUE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +48,15 @@ class Table:
         Raises:
             DataError: if a cell is none of these.
         """
-        labels: LabelMatrix = np.zeros((len(self.rows), len(columns)), dtype=np.int8)  # [n, C]
-        for row, cells in enumerate(self.rows):
-            for target, column in enumerate(columns):
-                value = _VALUES.get(cells[column])
-                if value is None:
-                    raise DataError(
-                        f"{self.path}: line {self.lines[row]}, column {self.header[column]!r}: "
-                        "must be 0, 1 or -1 (unknown)"
-                    )
-                labels[row, target] = value
+        values = [
+            [_VALUES.get(cells[column], _NO_VALUE) for column in columns] for cells in self.rows
+        ]
+        labels: LabelMatrix = np.array(values, dtype=np.int8).reshape(-1, len(columns))  # [n, C]
+        for row, position in np.argwhere(labels == _NO_VALUE)[:1]:
+            raise DataError(
+                f"{self.path}: line {self.lines[row]}, column {self.header[columns[position]]!r}: "
+                "must be 0, 1 or -1 (unknown)"
+            )
         return labels
 
 

@@ -1,10 +1,12 @@
 """Reader of data sets in COCO's instances format.
 
-Two layouts are read:
+Three layouts are read:
 
 - plain: ``instances_train.json``, ``instances_test.json`` and ``images/``;
 - official: ``annotations/instances_{train,val}2014.json``, ``train2014/``, ``val2014/`` (val is the
-  test split).
+  test split), or the same with 2017;
+- as annotation tools export it: ``train/_annotations.coco.json`` beside the images, and ``test/`` or
+  ``valid/`` likewise.
 
 Category ids (91 with gaps in COCO) become contiguous labels in order of id. A class is present if
 any annotation of the image has it, crowds included unless switched off. Annotations of images that
@@ -70,9 +72,9 @@ class _Source:
     images: Path
 
 
-_PLAIN_REMEDY = (
-    "--data-root must hold instances_train.json, instances_test.json and images/, "
-    "or COCO 2014 as published (annotations/, train2014/, val2014/)"
+_REMEDY = (
+    "--data-root must hold instances_train.json, instances_test.json and images/, or COCO 2014 as "
+    "published (annotations/, train2014/, val2014/), or train/ and test/ with _annotations.coco.json"
 )
 _OFFICIAL_REMEDY = (
     "--data-root must hold annotations/instances_train2014.json, "
@@ -80,12 +82,11 @@ _OFFICIAL_REMEDY = (
 )
 
 
-def _official(root: Path, *, remedy: str) -> tuple[_Source, _Source]:
-    annotations = require_folder(root / "annotations", what="COCO annotations", remedy=remedy)
+def _official(root: Path, year: int) -> tuple[_Source, _Source]:
     train, test = (
         _Source(
-            instances=annotations / f"instances_{part}2014.json",
-            images=root / f"{part}2014",
+            instances=root / "annotations" / f"instances_{part}{year}.json",
+            images=root / f"{part}{year}",
         )
         for part in ("train", "val")
     )
@@ -98,6 +99,23 @@ def _plain(root: Path) -> tuple[_Source, _Source]:
         _Source(instances=root / "instances_train.json", images=images),
         _Source(instances=root / "instances_test.json", images=images),
     )
+
+
+def _exported(root: Path) -> tuple[_Source, _Source]:
+    test = root / ("test" if (root / "test").is_dir() else "valid")
+    return (
+        _Source(instances=root / "train" / "_annotations.coco.json", images=root / "train"),
+        _Source(instances=test / "_annotations.coco.json", images=test),
+    )
+
+
+def _sources(root: Path, *, official_only: bool) -> tuple[_Source, _Source]:
+    """Return training and test split of the layout of which the training list is there, else of the first one."""
+    official = _official(root, 2014)
+    if official_only:
+        return official
+    layouts = (_plain(root), official, _official(root, 2017), _exported(root))
+    return next((item for item in layouts if item[0].instances.is_file()), layouts[0])
 
 
 def _parse(path: Path, *, remedy: str) -> _Instances:
@@ -205,7 +223,7 @@ def read_coco(
     Args:
         root: the data set's folder.
         name: what the data set is called.
-        official_only: read only COCO 2014 as published, not the plain layout.
+        official_only: read only COCO 2014 as published, no other layout.
         crowd: whether an annotation of a crowd makes its class present (DualCoOp and ASL: yes).
         protocol: for a zero-shot protocol, published lists are read where they are found; without
             them the whole data set is returned.
@@ -216,10 +234,6 @@ def read_coco(
             from the training ones.
     """
     require_root(root)
-    plain = not official_only and (
-        (root / "instances_train.json").is_file() or not (root / "annotations").is_dir()
-    )
-    remedy = _OFFICIAL_REMEDY if official_only else _PLAIN_REMEDY
     lists = None if protocol == "standard" else _published(root, protocol, crowd=crowd)
     if lists is not None:
         folders = [root / folder for folder in ("train2014", "val2014", "images")]
@@ -227,12 +241,12 @@ def read_coco(
             root,
             name=name,
             protocol=protocol,
-            train=lists[0],
-            test=lists[1],
+            lists=lists,
             folders=[folder for folder in folders if folder.is_dir()] or folders[:1],
             policy=policy,
         )
-    sources = _plain(root) if plain else _official(root, remedy=remedy)
+    remedy = _OFFICIAL_REMEDY if official_only else _REMEDY
+    sources = _sources(root, official_only=official_only)
     parsed = [_parse(source.instances, remedy=remedy) for source in sources]
     for source in sources:
         require_folder(source.images, what="images of a COCO data set", remedy=remedy)

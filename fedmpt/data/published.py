@@ -127,8 +127,7 @@ def hold_out_lists(
     *,
     name: str,
     protocol: Protocol,
-    train: ImageList,
-    test: ImageList,
+    lists: tuple[ImageList, ImageList],
     folders: Sequence[Path],
     policy: ReadPolicy | None,
 ) -> Dataset:
@@ -138,14 +137,15 @@ def hold_out_lists(
         root: the data set's folder.
         name: what the data set is called.
         protocol: ``fzsl`` or ``fgzsl``.
-        train: list of training images over the seen classes.
-        test: list of test images over the unseen or, for ``fgzsl``, all classes.
+        lists: of training images over the seen classes, and of test images over the unseen or, for
+            ``fgzsl``, all classes.
         folders: where images lie.
         policy: what to do about images that cannot be read.
 
     Raises:
         DataError: if the classes of the two lists do not fit the protocol.
     """
+    train, test = lists
     seen = set(train.classes)
     unseen = tuple(item for item in test.classes if item not in seen)
     shared = len(test.classes) - len(unseen)

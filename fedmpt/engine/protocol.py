@@ -36,6 +36,8 @@ def data_line(federation: Federation) -> str:
         parts.append(
             f"{data.protocol}: tested on {len(dataset.scored)} ({dataset.held_out.source})"
         )
+    for name, split in (("training", dataset.train), ("test", dataset.test)):
+        parts += [f"left out: {count} {name} images ({why})" for why, count in split.left_out]
     if data.mask:
         labels = "positive labels dropped" if data.mask_mode == "drop_positive" else "labels hidden"
         parts.append(f"{data.mask:.0%} of {labels}")

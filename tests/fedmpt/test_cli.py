@@ -32,7 +32,6 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-@pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],
@@ -42,7 +41,6 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
         ["data", "check", "--help"],
         ["config"],
     ],
-)
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

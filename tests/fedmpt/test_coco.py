@@ -62,8 +62,21 @@ def write_official(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("write", [write_plain, write_official])
-def test_both_layouts_give_contiguous_labels_in_order_of_category_id(
+def write_2017(root: Path) -> Path:
+    for part, first in (("train", 10), ("val", 20)):
+        listing = root / "annotations" / f"instances_{part}2017.json"
+        write_split(listing, root / f"{part}2017", instances(first))
+    return root
+
+
+def write_exported(root: Path) -> Path:
+    for part, first in (("train", 10), ("valid", 20)):
+        write_split(root / part / "_annotations.coco.json", root / part, instances(first))
+    return root
+
+
+@pytest.mark.parametrize("write", [write_plain, write_official, write_2017, write_exported])
+def test_every_layout_gives_contiguous_labels_in_order_of_category_id(
     tmp_path: Path, write: Any
 ) -> None:
     dataset = read_coco(write(tmp_path))
