@@ -35,12 +35,11 @@ from fedmpt.seeds import generator
 
 _REMEDY = "--data-root must hold Images/<category>/ and Labels/<category>.csv"
 _LABELS_MISSPELT = {"habor": "harbor"}
-_FOLDERS_MISSPELT = {"swimmimgpool": "swimmingpool"}
 
 
-def _category_key(name: str) -> str:
-    key = name_key(name)
-    return _FOLDERS_MISSPELT.get(key, key)
+def _key(name: str) -> str:
+    """Return what spellings of a category or of one of its images share."""
+    return name_key(name).replace("swimmimg", "swimming")
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -68,17 +67,17 @@ def _tables(labels: Path) -> list[Table]:
 
 def _images(table: Table, folders: dict[str, Path]) -> list[Path]:
     """Return where the images of one category lie; one that is nowhere keeps its listed name."""
-    folder = folders.get(_category_key(table.path.stem))
+    folder = folders.get(_key(table.path.stem))
     if folder is None:
         raise DataError(
             f"{table.path}: Images has no folder of that category; unpack its archive, or remove the table"
         )
     names = [row[0] for row in table.rows]
-    if len({name_key(name) for name in names}) != len(names):
+    if len({_key(name) for name in names}) != len(names):
         raise DataError(f"{table.path}: an image is listed twice; list each image once")
-    there = {_category_key(path.stem): path for path in folder.iterdir()}
+    there = {_key(path.stem): path for path in folder.iterdir()}
     return [
-        there.get(_category_key(PurePosixPath(name).stem), folder / PurePosixPath(name).name)
+        there.get(_key(PurePosixPath(name).stem), folder / PurePosixPath(name).name)
         for name in names
     ]
 
@@ -93,9 +92,7 @@ def _listed(path: Path) -> set[str]:
                 names = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as a list of images") from error
-    return {_category_key(PurePosixPath(name.replace("\\", "/")).stem) for name in names} - {
-        "image"
-    }
+    return {_key(PurePosixPath(name.replace("\\", "/")).stem) for name in names} - {"image"}
 
 
 def _published_split(
@@ -111,7 +108,7 @@ def _published_split(
                     f"{there}: {lacking.name} is not beside it; a split needs both lists"
                 )
             if train.is_file():
-                keys = [_category_key(path.stem) for path in paths]
+                keys = [_key(path.stem) for path in paths]
                 of_train, of_test = _listed(train), _listed(test)
                 unknown = len((of_train | of_test) - set(keys))
                 both = len(of_train & of_test)
@@ -165,11 +162,11 @@ def read_mlrsnet(
         raise UsageError(f"data.test_fraction={test_fraction}: must be between 0 and 1")
     require_root(root)
     images, tables = _folder(root, "Images"), _tables(_folder(root, "Labels"))
-    folders = {_category_key(path.name): path for path in sorted(images.iterdir()) if path.is_dir()}
+    folders = {_key(path.name): path for path in sorted(images.iterdir()) if path.is_dir()}
     paths: list[Path] = []
     for table in tables:
         paths += _images(table, folders)
-    labelled = {_category_key(table.path.stem) for table in tables}
+    labelled = {_key(table.path.stem) for table in tables}
     unlabelled = sum(
         len(list(folder.iterdir())) for key, folder in folders.items() if key not in labelled
     )

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmpt.data.class_names import NUS_CONCEPTS
 from fedmpt.data.dataset import Dataset, LabelMatrix, Protocol
@@ -65,6 +66,15 @@ def _lines(path: Path, *, what: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def _tokens(path: Path) -> NDArray[np.bytes_]:
+    """Return the words of a file; as bytes, since the label files hold 22 million in all."""
+    require_file(path, what="labels of NUS-WIDE", remedy=_REMEDY)
+    try:
+        return np.array(path.read_bytes().split(), dtype="S2")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
+
+
 def _image_folder(root: Path) -> Path:
     folder = find_entry(root, "Flickr", "images")
     if folder is None or not folder.is_dir():
@@ -93,10 +103,7 @@ def _labels(folder: Path, concepts: Sequence[str], part: str, *, n: int) -> Labe
     labels: LabelMatrix = np.zeros((n, len(concepts)), dtype=np.int8)  # [n, C]
     for column, concept in enumerate(concepts):
         path = folder / f"Labels_{concept}_{part}.txt"
-        require_file(path, what="labels of NUS-WIDE", remedy=_REMEDY)
-        values = np.array(
-            path.read_bytes().split(), dtype="S2"
-        )  # 13 million in all: no text, no list of lines
+        values = _tokens(path)
         if len(values) != n:
             raise DataError(
                 f"{path}: has {len(values)} labels and the {part.lower()} list {n} images; "

@@ -194,7 +194,7 @@ def write_mlrsnet(root: Path, *, labels: str = "Labels", n: int = 10) -> Path:
     spellings = (  # folder, table, image
         ("airport", "airport", "airport"),
         ("harbor_port", "harbor&port", "harbor&port"),
-        ("swimmimg_pool", "swimming_pool", "swimmimg_pool"),
+        ("swimmimg_pool", "swimming_pool", "swimming_pool"),
     )
     for number, (folder, table, image) in enumerate(spellings):
         rows = [",".join(["image", *MLRSNET_LABELS])]
