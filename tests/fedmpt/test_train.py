@@ -16,6 +16,7 @@ from fedmpt.config import load_config
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
+from fedmpt.methods.registry import METHODS
 from privacy import (
     Admission,
     Budget,
@@ -273,20 +274,23 @@ def _protocol(folder: Path) -> dict[str, Any]:
 
 def test_the_benchmark_is_the_same_whatever_the_method_settings_and_privacy(run: Runner) -> None:
     shared: dict[str, Any] = {"data__mask": 0.5, "clients__participation": 0.6, "seed": 4}
-    (first, first_folder), (second, second_folder) = (
-        run(**shared),
-        run(
-            **shared,
-            privacy__enabled=False,
-            train__lr=0.003,
-            train__batch_size=7,
-            method__fedmpt__use_conditions=False,
-            secagg__mode="none",
-        ),
-    )
-    assert first["protocol_digests"] == second["protocol_digests"]
-    assert _protocol(first_folder) == _protocol(second_folder)
-    (preview, _) = run.listener.previews
+    first, first_folder = run(**shared)
+    others: list[dict[str, Any]] = [
+        {
+            "privacy__enabled": False,
+            "train__lr": 0.003,
+            "train__batch_size": 7,
+            "method__fedmpt__use_conditions": False,
+            "secagg__mode": "none",
+        },
+        {"method__name": "coop", "privacy__enabled": False},
+        {"method__name": "zero-shot", "privacy__enabled": False},
+    ]
+    for options in others:
+        other, folder = run(**shared, **options)
+        assert other["protocol_digests"] == first["protocol_digests"]
+        assert _protocol(folder) == _protocol(first_folder)
+    preview = run.listener.previews[0]
     assert preview.protocol_digests == first["protocol_digests"]
     assert "50% of positive labels dropped" in preview.data
     # positive control: another seed is another benchmark, except for the images of `scenes`
@@ -371,3 +375,19 @@ def test_partition_is_saved_as_an_assignment_of_every_image(run: Runner) -> None
     record = json.loads((folder / "partition.json").read_text())
     assert len(record["assignment"]) == 240
     assert np.bincount(record["assignment"]).tolist() == record["sizes"]
+
+
+# TCP injects tokens between blocks of the text tower, and this one has a single block.
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"tcp"}))
+def test_every_method_is_scored_on_unseen_classes(run: Runner, method: str) -> None:
+    summary, folder = run(
+        method__name=method,
+        data__protocol="fzsl",
+        data__scenes__train_size=80,
+        clients__count=3,
+        train__rounds=1,
+        privacy__enabled=False,
+    )
+    assert len(summary["final_AP"]) == 12
+    assert 0 < summary["final"]["mAP"] < 100
+    assert _protocol(folder)["digests"] == summary["protocol_digests"]
