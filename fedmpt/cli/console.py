@@ -84,6 +84,13 @@ class Console:
                 label, *(f"{summary[key][metric]:.1f}" for metric in ("mAP", "CF1", "OF1"))
             )
         self._out.print(table)
+        if summary["protocol"] != "standard":
+            top = summary["final_top_k"]
+            self._out.print(
+                f"{summary['protocol']}, {len(summary['final_AP'])} classes scored; of the three highest scores "
+                f"CF1 {top['CF1_top3']:.1f} OF1 {top['OF1_top3']:.1f}, of the five highest "
+                f"CF1 {top['CF1_top5']:.1f} OF1 {top['OF1_top5']:.1f}"
+            )
         accounts = summary["privacy"]["clients"]
         if accounts:
             clients = Table(
