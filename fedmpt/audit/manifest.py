@@ -28,7 +28,8 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
         "dp",
         "scores and accounts; partition_digest, images_skipped and times are of the simulation and stay",
     ),
-    "partition.json": ("stays", "who holds how many images of what; the simulation's own record"),
+    "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
+    "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
 }
 
 
