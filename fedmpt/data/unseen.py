@@ -75,7 +75,7 @@ def hold_out(
     if unknown:
         raise UsageError(
             f"data.unseen: {unknown[0]!r} is none of the {len(dataset.classes)} classes; "
-            "`fedmpt data check` lists them"
+            "`fedmpt data check --json` lists them"
         )
     held = [column for column, name in enumerate(dataset.classes) if name in unseen]
     trained = [
