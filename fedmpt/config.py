@@ -20,6 +20,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not import it
@@ -52,6 +54,21 @@ class ScenesConfig(Section, frozen=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the images; the experiment seed leaves them
 
 
+class CocoConfig(Section, frozen=True, kw_only=True):
+    """Data in COCO's format; see docs/data.md."""
+
+    crowd: bool = True  # an annotation of a crowd makes its class present
+
+
+class VocConfig(Section, frozen=True, kw_only=True):
+    """Data in VOC's format; see docs/data.md."""
+
+    difficult: Literal["negative", "positive", "ignore"] = "negative"  # of difficult instances only
+    spoken_names: bool = (
+        True  # "dining table" for "diningtable"; published baselines keep the latter
+    )
+
+
 class DataConfig(Section, frozen=True, kw_only=True):
     """What is learnt from."""
 
@@ -60,6 +77,14 @@ class DataConfig(Section, frozen=True, kw_only=True):
     strict: bool = False  # refuse corrupt images instead of counting them
     mask: Probability = 0.0  # share of positive training labels that is dropped (part annotation)
     mask_mode: Literal["drop_positive", "ignore"] = "drop_positive"
+    protocol: Literal["standard", "fzsl", "fgzsl"] = "standard"  # tested on unseen, or all, classes
+    unseen: tuple[str, ...] | None = None  # classes kept from training; None: the data set's own
+    unseen_share: Share = 0.25  # of the classes, where the data set has no list and they are drawn
+    test_fraction: Share = 0.2  # of the images, where no split is given and one is drawn
+    min_labels_train: Count | None = None  # of a training image; None: 1 for nuswide, else 0
+    min_labels_test: Count = 0  # of a test image
+    coco: CocoConfig = CocoConfig()
+    voc: VocConfig = VocConfig()
     scenes: ScenesConfig = ScenesConfig()
 
 
@@ -77,7 +102,7 @@ class ClientsConfig(Section, frozen=True, kw_only=True):
     heterogeneity: Fraction = 0.6  # number of clients as a share of the number of classes
     count: Positive | None = None  # number of clients; overrides heterogeneity
     alpha: PositiveFloat = 0.5  # concentration of the Dirichlet partition
-    minimum_size: Positive = 32  # images of the smallest client
+    minimum_size: Positive | None = None  # of a client; None: 32, fewer where images are few
     participation: Fraction = 1.0  # share of clients in a round
 
 

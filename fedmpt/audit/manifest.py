@@ -26,9 +26,10 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     ),
     "summary.json": (
         "dp",
-        "scores and accounts; partition_digest, images_skipped and times are of the simulation and stay",
+        "scores and accounts; digests, images_skipped and times are of the simulation and stay",
     ),
-    "partition.json": ("stays", "who holds how many images of what; the simulation's own record"),
+    "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
+    "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
 }
 
 

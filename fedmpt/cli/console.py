@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedmpt.cli.progress import ProgressBar
 from fedmpt.engine.listener import Preview, RoundRecord
 from privacy import display_epsilon
 
@@ -19,34 +19,15 @@ class Console:
     def __init__(self) -> None:
         self._err = RichConsole(stderr=True, highlight=False)
         self._out = RichConsole(highlight=False)
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._label = ""
+        self._bar = ProgressBar(self._err)
 
     def progress(self, label: str, done: int, total: int) -> None:
         """Show how far a long step is."""
-        if not self._err.is_terminal:
-            if done >= total:
-                self._err.print(f"{label}: {total} images")
-            return
-        if label != self._label or self._bar is None:
-            self._end_bar()
-            self._bar = Progress(
-                TextColumn(label),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=self._err,
-            )
-            self._bar.start()
-            self._task, self._label = self._bar.add_task(label, total=total), label
-        self._bar.update(self._task, completed=done)
-        if done >= total:
-            self._end_bar()
+        self._bar.progress(label, done, total)
 
     def preview(self, preview: Preview) -> None:
         """Show one screen of what is about to happen."""
-        self._end_bar()
+        self._bar.end()
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
@@ -101,6 +82,13 @@ class Console:
                 label, *(f"{summary[key][metric]:.1f}" for metric in ("mAP", "CF1", "OF1"))
             )
         self._out.print(table)
+        if summary["protocol"] != "standard":
+            top = summary["final_top_k"]
+            self._out.print(
+                f"{summary['protocol']}, {len(summary['final_AP'])} classes scored; of the three highest scores "
+                f"CF1 {top['CF1_top3']:.1f} OF1 {top['OF1_top3']:.1f}, of the five highest "
+                f"CF1 {top['CF1_top5']:.1f} OF1 {top['OF1_top5']:.1f}"
+            )
         accounts = summary["privacy"]["clients"]
         if accounts:
             clients = Table(
@@ -135,11 +123,6 @@ class Console:
             f"{summary['seconds']:.0f} s in all; run folder: {summary['folder']}", soft_wrap=True
         )
 
-    def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
 
 def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
     sizes = preview.sizes
@@ -148,6 +131,7 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
         ("method", f"{preview.method}, {preview.parameters:,} tunable values"),
         ("backbone", f"{preview.backbone} (frozen)"),
         ("data", preview.data),
+        ("", " ".join(f"{name} {text[:8]}" for name, text in preview.protocol_digests.items())),
         ("clients", f"{len(sizes)}, of {min(sizes)} to {max(sizes)} images{declared}"),
         ("rounds", f"{preview.rounds}, {preview.cohort} clients each; {preview.local}"),
     ]

@@ -17,6 +17,9 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     "data": "data.name",
     "data_root": "data.root",
     "strict": "data.strict",
+    "protocol": "data.protocol",
+    "mask": "data.mask",
+    "mask_mode": "data.mask_mode",
     "backbone": "backbone.name",
     "pretrained": "backbone.pretrained",
     "clients": "clients.count",
@@ -48,6 +51,17 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")
 @click.option(
     "--strict", is_flag=True, default=None, help="Refuse corrupt images instead of counting them."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["standard", "fzsl", "fgzsl"]),
+    help="Zero-shot: tested on unseen classes, or on seen and unseen ones.",
+)
+@click.option("--mask", type=float, help="Share of training labels to hide (part annotation).")
+@click.option(
+    "--mask-mode",
+    type=click.Choice(["drop_positive", "ignore"]),
+    help="Hidden positives become negatives, or hidden labels are ignored.",
 )
 @click.option(
     "--backbone", help="CLIP: tiny, an open_clip name, or local-dir:FOLDER.  [default: tiny]"

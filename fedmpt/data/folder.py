@@ -32,7 +32,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from fedmpt.data.dataset import LabelMatrix, Split
+from fedmpt.data.dataset import Dataset, HeldOut, LabelMatrix, Split
 from fedmpt.errors import DataError, UsageError
 
 Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
@@ -54,10 +54,12 @@ class Listing:
     Attributes:
         paths: one path an image.
         labels: int8 ``[n, C]``, row by row the labels of ``paths``.
+        left_out: images that the source lists and that the reader leaves out: (reason, number).
     """
 
     paths: tuple[Path, ...]
     labels: LabelMatrix
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,48 +97,6 @@ class _Index(msgspec.Struct, frozen=True):
     version: int
     pillow: str
     findings: dict[str, _Finding]
-
-
-def require_folder(path: Path, *, what: str, remedy: str) -> Path:
-    """Return ``path`` if it is a folder.
-
-    Raises:
-        DataError: if it is not; the message says which folder was looked for and what to do.
-    """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder ({what}); {remedy}")
-    return path
-
-
-def require_file(path: Path, *, what: str, remedy: str) -> Path:
-    """Return ``path`` if it is a file.
-
-    Raises:
-        DataError: if it is not; the message says which file was looked for and what to do.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file ({what}); {remedy}")
-    return path
-
-
-def prompt_name(name: str) -> str:
-    """Return a class name as it is read out: underscores and runs of blanks become one blank."""
-    return " ".join(name.replace("_", " ").split())
-
-
-def require_distinct(names: Sequence[str], *, where: str) -> tuple[str, ...]:
-    """Return ``names`` as a tuple if they are non-empty, distinct and at least one.
-
-    Raises:
-        DataError: otherwise.
-    """
-    if not names:
-        raise DataError(f"{where}: names no class; at least one is needed")
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated or not all(names):
-        reason = f"class {repeated[0]!r} appears twice" if repeated else "a class has no name"
-        raise DataError(f"{where}: {reason}; give each class its own name")
-    return tuple(names)
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -186,7 +146,8 @@ def _is_damaged(data: bytes) -> bool:
                 image.verify()
             else:
                 width, height = image.size
-                image.draft("L", (width // _PROBE_SCALE, height // _PROBE_SCALE))  # JPEG only
+                scaled = max(1, width // _PROBE_SCALE), max(1, height // _PROBE_SCALE)
+                image.draft("L", scaled)  # JPEG only
                 image.load()
     except Exception:  # decoders raise nearly anything on damaged bytes
         return True
@@ -283,6 +244,16 @@ def _examine_all(root: Path, paths: Sequence[Path], policy: ReadPolicy) -> list[
     return found
 
 
+def _require_inside(root: Path, paths: Sequence[Path]) -> None:
+    base = os.path.abspath(root)
+    outside = sum(os.path.commonpath((base, os.path.abspath(path))) != base for path in paths)
+    if outside:
+        raise DataError(
+            f"{root}: {outside} listed images lie outside this folder; "
+            "list images by paths below it, without '..'"
+        )
+
+
 def _write_unreadable(target: Path, root: Path, rows: Sequence[tuple[str, str, Path]]) -> None:
     lines = [f"{split}\t{reason}\t{os.path.relpath(path, root)}\n" for split, reason, path in rows]
     try:
@@ -305,7 +276,8 @@ def _keep_readable(listing: Listing, findings: Sequence[_Finding], *, split: str
         labels=np.ascontiguousarray(listing.labels[keep], dtype=np.int8),  # [n, C]
         content=tuple(findings[row].digest for row in keep),
         open_image=partial(_open_row, paths),
-        skipped=len(findings) - len(keep),
+        left_out=listing.left_out
+        + tuple(sorted(Counter(item.problem for item in findings if item.problem).items())),
     )
 
 
@@ -325,8 +297,10 @@ def read_splits(
         policy: what to do about images that cannot be read.
 
     Raises:
-        DataError: if ``policy.strict`` and any image cannot be read, or if no image of a split can.
+        DataError: if ``policy.strict`` and any image cannot be read, if no image of a split can, or
+            if a listed path leads out of ``root``.
     """
+    _require_inside(root, train.paths + test.paths)
     found = _examine_all(root, train.paths + test.paths, policy)
     names = ("training",) * len(train.paths) + ("test",) * len(test.paths)
     unreadable = [
@@ -352,4 +326,23 @@ def read_splits(
     return (
         _keep_readable(train, found[:boundary], split="training"),
         _keep_readable(test, found[boundary:], split="test"),
+    )
+
+
+def read_dataset(
+    root: Path,
+    *,
+    name: str,
+    classes: tuple[str, ...],
+    train: Listing,
+    test: Listing,
+    policy: ReadPolicy | None,
+    held_out: HeldOut | None = None,
+) -> Dataset:
+    """Return the data set of two lists of images, read as `read_splits` says; None is the default policy."""
+    train_split, test_split = read_splits(
+        root, train=train, test=test, policy=policy or ReadPolicy()
+    )
+    return Dataset(
+        name=name, classes=classes, train=train_split, test=test_split, held_out=held_out
     )

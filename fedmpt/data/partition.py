@@ -32,6 +32,8 @@ Assignment: TypeAlias = NDArray[np.int64]  # [n]: client of each image
 
 METHODS: tuple[Method, ...] = ("cluster", "label", "dirichlet", "iid")
 MINIMUM_SIZE = 32  # one batch
+_DECLARABLE_SIZE = 10  # fewer images cannot be declared under differential privacy
+_SMALLEST_SHARE = 0.5  # of an even share, where one batch is more
 
 _RESTARTS = 10
 _MAX_ITERATIONS = 100
@@ -115,6 +117,19 @@ def clients_for(heterogeneity: float, classes: int) -> int:
     return max(1, round(heterogeneity * classes))
 
 
+def minimum_size(n: int, *, clients: int) -> int:
+    """Return the smallest size of a client where none is given.
+
+    One batch; where images are too few for that, half an even share, and never fewer than ten, the
+    fewest whose number may be declared under differential privacy.
+
+    Args:
+        n: number of training images.
+        clients: number of clients, at least 1.
+    """
+    return min(MINIMUM_SIZE, max(_DECLARABLE_SIZE, int(_SMALLEST_SHARE * n / clients)))
+
+
 def _check(n: int, *, clients: int, minimum: int) -> None:
     if clients < 1:
         raise UsageError(f"clients={clients}: at least one is needed")
@@ -122,10 +137,12 @@ def _check(n: int, *, clients: int, minimum: int) -> None:
         raise UsageError(f"minimum client size={minimum}: at least one image is needed")
     if n < clients * minimum:
         most = n // minimum
+        largest = n // clients
+        smaller = f", or clients.minimum_size={largest}" if largest else ""
         remedy = (
-            f"use at most {most} clients (a lower heterogeneity) or a smaller minimum"
+            f"use --clients {most} or fewer (or a lower --heterogeneity){smaller}"
             if most
-            else f"use more images or a minimum of at most {n}"
+            else f"use more images{smaller}"
         )
         raise UsageError(
             f"clients={clients} with at least {minimum} images each need {clients * minimum} "

@@ -229,7 +229,6 @@ def scenes(
     return Dataset(
         name="scenes",
         classes=CLASSES,
-        unseen=UNSEEN,
         train=_split(settings, "train", train_size),
         test=_split(settings, "test", test_size),
     )

@@ -7,32 +7,26 @@ The folder holds ``labels.csv`` or ``labels.tsv`` (UTF-8) and the images, direct
   are read as well);
 - ``split``, optional: ``train`` or ``test``; without it a seeded fifth of the images becomes the
   test split;
-- either one ``labels`` column with class names separated by ``;``, ``|`` or ``,`` (empty: no
-  class), or one column a class with 1 (present), 0 (absent) or -1 (unknown) in each row.
+- either one ``labels`` column with class names separated by ``;``, ``|`` or ``,``, or written as a
+  list (``["cat", "dog"]``; empty: no class), or one column a class with 1 (present), 0 (absent) or
+  -1 (unknown) in each row.
 
 What is wrong with a table is said with line and column, never with a cell's content.
 """
 
 from __future__ import annotations
 
-import csv
+import ast
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmpt.data.cells import Table, read_cells
 from fedmpt.data.dataset import Dataset, LabelMatrix
-from fedmpt.data.folder import (
-    Listing,
-    ReadPolicy,
-    prompt_name,
-    read_splits,
-    require_distinct,
-    require_folder,
-)
+from fedmpt.data.folder import Listing, ReadPolicy, read_dataset
+from fedmpt.data.layout import prompt_name, require_distinct, require_root
 from fedmpt.errors import DataError, UsageError
 from fedmpt.seeds import generator
 
@@ -41,25 +35,10 @@ _IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path")
 _SPLIT_COLUMN = "split"
 _LABELS_COLUMN = "labels"
 _SEPARATORS = re.compile(r"[;|,]")
-_VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}
 _REMEDY = (
     "the folder needs labels.csv or labels.tsv with the columns image, split (optional) and "
     "either one 0/1 column a class or one column called labels"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
-    """A table as text: as many cells a row as in the header, ``lines`` are line numbers."""
-
-    path: Path
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
-
-    def column(self, name: str) -> list[str]:
-        position = self.header.index(name)
-        return [row[position] for row in self.rows]
 
 
 def _find(root: Path) -> Path:
@@ -71,76 +50,52 @@ def _find(root: Path) -> Path:
     return present[0]
 
 
-def _parse(path: Path) -> _Table:
-    rows: list[tuple[str, ...]] = []
-    lines: list[int] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_DELIMITERS[path.name], strict=True)
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append(tuple(cell.strip() for cell in row))
-                    lines.append(reader.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "a table"
-        message = f"{path}: cannot be read as {kind}; {_REMEDY}"
-    else:
-        if len(rows) < 2:
-            raise DataError(f"{path}: holds no row below the header; {_REMEDY}")
-        for cells, line in zip(rows, lines, strict=True):
-            if len(cells) != len(rows[0]):
-                raise DataError(
-                    f"{path}: line {line} has {len(cells)} cells and the header {len(rows[0])}; "
-                    "quote cells that hold the separator"
-                )
-        header = tuple(rows[0])
-        return _Table(path=path, header=header, rows=tuple(rows[1:]), lines=tuple(lines[1:]))
-    raise DataError(message)
-
-
-def _image_column(table: _Table) -> str:
+def _image_column(table: Table) -> str:
     for name in _IMAGE_COLUMNS:
         if name in table.header:
             return name
     raise DataError(f"{table.path}: the header has no column called image; {_REMEDY}")
 
 
-def _from_names(table: _Table) -> tuple[tuple[str, ...], LabelMatrix]:
+def _names(cell: str) -> list[str] | None:
+    """Return the class names of one cell; None if it begins as a list and is none."""
+    if not cell.startswith("["):
+        return _SEPARATORS.split(cell)
+    try:
+        value = ast.literal_eval(cell)  # a literal only: nothing is run
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    whole = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return value if whole else None
+
+
+def _from_names(table: Table) -> tuple[tuple[str, ...], LabelMatrix]:
     """Return classes, sorted, and labels from the column of class names."""
-    cells = [
-        {prompt_name(name) for name in _SEPARATORS.split(cell)} - {""}
-        for cell in table.column(_LABELS_COLUMN)
-    ]
+    cells: list[set[str]] = []
+    for cell, line in zip(table.column(_LABELS_COLUMN), table.lines, strict=True):
+        names = _names(cell)
+        if names is None:
+            raise DataError(
+                f"{table.path}: line {line}, column 'labels': begins with [ and is not a list "
+                'such as ["cat", "dog"]'
+            )
+        cells.append({prompt_name(name) for name in names} - {""})
     classes = require_distinct(sorted(set().union(*cells)), where=str(table.path))
     columns = {name: column for column, name in enumerate(classes)}
     labels: LabelMatrix = np.zeros((len(cells), len(classes)), dtype=np.int8)  # [n, C]
-    for row, names in enumerate(cells):
-        labels[row, [columns[name] for name in names]] = 1
+    for row, present in enumerate(cells):
+        labels[row, [columns[name] for name in present]] = 1
     return classes, labels
 
 
-def _from_columns(table: _Table, names: Sequence[str]) -> tuple[tuple[str, ...], LabelMatrix]:
-    """Return classes, in the header's order, and labels from one column a class."""
-    classes = require_distinct([prompt_name(name) for name in names], where=str(table.path))
-    labels: LabelMatrix = np.zeros((len(table.rows), len(classes)), dtype=np.int8)  # [n, C]
-    for column, name in enumerate(names):
-        for row, cell in enumerate(table.column(name)):
-            value = _VALUES.get(cell)
-            if value is None:
-                raise DataError(
-                    f"{table.path}: line {table.lines[row]}, column {name!r}: must be 0, 1 or -1 "
-                    "(unknown)"
-                )
-            labels[row, column] = value
-    return classes, labels
-
-
-def _labels(table: _Table, image_column: str) -> tuple[tuple[str, ...], LabelMatrix]:
+def _labels(table: Table, image_column: str) -> tuple[tuple[str, ...], LabelMatrix]:
     if len(set(table.header)) != len(table.header):
         raise DataError(f"{table.path}: two columns have the same name; rename one")
     names = [name for name in table.header if name not in (image_column, _SPLIT_COLUMN)]
     if _LABELS_COLUMN not in names:
-        return _from_columns(table, names)
+        # in the header's order
+        classes = require_distinct([prompt_name(name) for name in names], where=str(table.path))
+        return classes, table.labels([table.header.index(name) for name in names])
     if len(names) > 1:
         raise DataError(
             f"{table.path}: has a labels column and {len(names) - 1} further columns; "
@@ -149,7 +104,7 @@ def _labels(table: _Table, image_column: str) -> tuple[tuple[str, ...], LabelMat
     return _from_names(table)
 
 
-def _is_test(table: _Table, *, seed: int, test_fraction: float) -> NDArray[np.bool_]:
+def _is_test(table: Table, *, seed: int, test_fraction: float) -> NDArray[np.bool_]:
     """Return bool ``[n]``: which rows are of the test split."""
     n = len(table.rows)
     if _SPLIT_COLUMN not in table.header:
@@ -163,7 +118,7 @@ def _is_test(table: _Table, *, seed: int, test_fraction: float) -> NDArray[np.bo
     return np.array([cell == "test" for cell in table.column(_SPLIT_COLUMN)])
 
 
-def _paths(root: Path, table: _Table, image_column: str) -> list[Path]:
+def _paths(root: Path, table: Table, image_column: str) -> list[Path]:
     names = table.column(image_column)
     if not all(names):
         raise DataError(
@@ -200,9 +155,9 @@ def read_table(
         UsageError: if ``test_fraction`` is not between 0 and 1.
     """
     if not 0 < test_fraction < 1:
-        raise UsageError(f"test_fraction={test_fraction}: must be between 0 and 1")
-    require_folder(root, what="data root", remedy="give the data set's folder with --data-root")
-    table = _parse(_find(root))
+        raise UsageError(f"data.test_fraction={test_fraction}: must be between 0 and 1")
+    path = _find(require_root(root))
+    table = read_cells(path, delimiter=_DELIMITERS[path.name], remedy=_REMEDY)
     image_column = _image_column(table)
     classes, labels = _labels(table, image_column)
     if len(table.rows) < 2:
@@ -216,7 +171,4 @@ def read_table(
         Listing(paths=tuple(paths[row] for row in np.flatnonzero(part)), labels=labels[part])
         for part in (~is_test, is_test)
     )
-    train_split, test_split = read_splits(
-        root, train=train, test=test, policy=policy or ReadPolicy()
-    )
-    return Dataset(name=name, classes=classes, train=train_split, test=test_split)
+    return read_dataset(root, name=name, classes=classes, train=train, test=test, policy=policy)

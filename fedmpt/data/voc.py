@@ -19,41 +19,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from fedmpt.data.class_names import VOC_CLASSES
 from fedmpt.data.dataset import Dataset, LabelMatrix
-from fedmpt.data.folder import (
-    Listing,
-    ReadPolicy,
-    prompt_name,
-    read_splits,
-    require_distinct,
-    require_folder,
-)
+from fedmpt.data.folder import Listing, ReadPolicy, read_dataset
+from fedmpt.data.layout import prompt_name, require_distinct, require_folder, require_root
 from fedmpt.errors import DataError, UsageError
 
 Difficult: TypeAlias = Literal["negative", "positive", "ignore"]
 
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 _SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 
 # What an image shows of a class: difficult instances only, or at least one that is not.
@@ -202,8 +175,7 @@ def read_voc(
     """
     if difficult not in ("negative", "positive", "ignore"):
         raise UsageError(f"difficult={difficult!r}: must be negative, positive or ignore")
-    require_folder(root, what="data root", remedy="give the data set's folder with --data-root")
-    places = _locate(root, year_2007=year_2007)
+    places = _locate(require_root(root), year_2007=year_2007)
     ids = [_read_ids(tree, list_name) for tree, list_name in places]
     annotations = [
         _read_annotations(tree, split_ids) for (tree, _), split_ids in zip(places, ids, strict=True)
@@ -217,13 +189,12 @@ def read_voc(
         _listing(tree, split_ids, split_annotations, classes=classes, difficult=difficult)
         for (tree, _), split_ids, split_annotations in zip(places, ids, annotations, strict=True)
     )
-    train_split, test_split = read_splits(
-        root, train=train, test=test, policy=policy or ReadPolicy()
-    )
     spoken = [prompt_name(_SPOKEN.get(item, item) if spoken_names else item) for item in classes]
-    return Dataset(
+    return read_dataset(
+        root,
         name=name,
         classes=require_distinct(spoken, where=str(root)),
-        train=train_split,
-        test=test_split,
+        train=train,
+        test=test,
+        policy=policy,
     )

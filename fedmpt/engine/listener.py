@@ -16,6 +16,7 @@ class Preview:
     Attributes:
         method: name of the method and what it tunes.
         data: name and sizes of the data.
+        protocol_digests: of all that the benchmark fixes, by name.
         backbone: name of the frozen CLIP.
         parameters: number of tunable values.
         sizes: images of every client; declared sizes under DP.
@@ -41,6 +42,7 @@ class Preview:
 
     method: str
     data: str
+    protocol_digests: dict[str, str]
     backbone: str
     parameters: int
     sizes: tuple[int, ...]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -19,11 +18,13 @@ from PIL import Image
 
 from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.config import Config, to_toml
+from fedmpt.data.class_names import NUS_CONCEPTS
 from fedmpt.data.dataset import Dataset, LabelMatrix, Split
+from fedmpt.data.digests import protocol_digests
 from fedmpt.data.features import FeatureBank, cache_directory, open_or_fill
 from fedmpt.data.masking import mask_labels
-from fedmpt.data.partition import Partition, clients_for, partition
-from fedmpt.data.registry import DataSettings, load_dataset
+from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
+from fedmpt.data.registry import load_dataset
 from fedmpt.engine.defaults import resolve
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import choose_space
@@ -54,8 +55,9 @@ class Federation:
         config: the resolved configuration.
         dataset: the data set.
         backbone: the frozen CLIP.
-        method: the method over the data set's classes.
-        zero_shot: the frozen CLIP over the same classes.
+        method: the method over the classes that are trained on.
+        scorer: the method over the classes that are tested on; the same unless a zero-shot protocol holds some out.
+        zero_shot: the frozen CLIP over the classes that are tested on.
         train_bank: features of the training split.
         test_bank: features of the test split.
         partition: who holds which training images.
@@ -65,12 +67,14 @@ class Federation:
         schedule: the cohort of every round, public and independent of the method.
         digest: of configuration, frozen model and classes.
         space_reason: why gradients are clipped where they are; empty without privacy.
+        protocol_digests: of all that the benchmark fixes, by name; independent of the method.
     """
 
     config: Config
     dataset: Dataset
     backbone: Backbone
     method: Method
+    scorer: Method
     zero_shot: ZeroShot
     train_bank: FeatureBank
     test_bank: FeatureBank
@@ -81,6 +85,7 @@ class Federation:
     schedule: tuple[tuple[ClientId, ...], ...]
     digest: bytes
     space_reason: str
+    protocol_digests: dict[str, str]
 
     @property
     def test_labels(self) -> LabelMatrix:
@@ -131,22 +136,14 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     config = resolve(config, data_name=dataset.name)
     method = build_method(backbone, dataset.classes, config.method)
-    clients = config.clients.count or clients_for(
-        config.clients.heterogeneity, len(dataset.classes)
-    )
     initial = method.initial_parameters(config.seed)
-    schedule = _schedule(config, clients) if initial else ()  # nothing to tune, no rounds
+    clients = _client_count(config, dataset)
+    if initial:  # nothing to tune, no rounds
+        _require_cohort(config, clients)
+    schedule = _schedule(config, clients)
     train_bank = _bank(backbone, dataset.train, "training features", progress)
     test_bank = _bank(backbone, dataset.test, "test features", progress)
-    parts = partition(
-        config.clients.partition,
-        features=train_bank.global_features(),
-        labels=dataset.train.labels,
-        clients=clients,
-        seed=config.seed,
-        alpha=config.clients.alpha,
-        minimum=config.clients.minimum_size,
-    )
+    parts = _partition(config, dataset, train_bank)
     masked = mask_labels(
         dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
     )
@@ -156,17 +153,39 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         dataset=dataset,
         backbone=backbone,
         method=method,
-        zero_shot=ZeroShot(backbone, dataset.classes),
+        scorer=method if dataset.held_out is None else method.for_classes(dataset.scored),
+        zero_shot=ZeroShot(backbone, dataset.scored),
         train_bank=train_bank,
         test_bank=test_bank,
         partition=parts,
         train_labels=masked.train.labels,
         initial=initial,
         spec=ParameterSpec.of(initial),
-        schedule=schedule,
+        schedule=schedule if initial else (),
         digest=_digest(config, backbone, dataset.classes),
         space_reason=space_reason,
+        protocol_digests=protocol_digests(
+            dataset, masked=masked.train.labels, partition=parts, schedule=schedule
+        ),
     )
+
+
+def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partition]:
+    """Return the data set and its partition as `prepare` makes them; a backbone is loaded only to cluster images.
+
+    Raises:
+        UsageError: something the user gave cannot be used.
+    """
+    dataset = _load_data(config, progress)
+    bank = None
+    if config.clients.partition == "cluster":
+        backbone = load_backbone(
+            config.backbone.name,
+            pretrained=config.backbone.pretrained,
+            device=resolve_device(config.device),
+        )
+        bank = _bank(backbone, dataset.train, "training features", progress)
+    return dataset, _partition(config, dataset, bank)
 
 
 def resolve_device(name: str) -> str:
@@ -183,19 +202,31 @@ def resolve_device(name: str) -> str:
 
 
 def _load_data(config: Config, progress: Progress) -> Dataset:
-    scenes = config.data.scenes
     return load_dataset(
-        config.data.name,
-        data_root=Path(config.data.root) if config.data.root is not None else None,
-        seed=scenes.seed if config.data.name == "scenes" else config.seed,
-        strict=config.data.strict,
-        settings=DataSettings(
-            train_size=scenes.train_size,
-            test_size=scenes.test_size,
-            bias=scenes.bias,
-            resolution=scenes.resolution,
-        ),
+        config.data,
+        seed=config.seed,
         progress=lambda done, total: progress.progress("image files", done, total),
+    )
+
+
+def _client_count(config: Config, dataset: Dataset) -> int:
+    """Return the number of clients; heterogeneity counts the classes trained on, on NUS-WIDE its concepts."""
+    classes = len(dataset.classes)
+    if dataset.name == "nuswide":  # 925 seen tags would make hundreds of clients
+        classes = min(classes, len(NUS_CONCEPTS))
+    return config.clients.count or clients_for(config.clients.heterogeneity, classes)
+
+
+def _partition(config: Config, dataset: Dataset, bank: FeatureBank | None) -> Partition:
+    clients = _client_count(config, dataset)
+    return partition(
+        config.clients.partition,
+        features=bank.global_features() if bank is not None else None,
+        labels=dataset.train.labels,
+        clients=clients,
+        seed=config.seed,
+        alpha=config.clients.alpha,
+        minimum=config.clients.minimum_size or minimum_size(len(dataset.train), clients=clients),
     )
 
 
@@ -216,11 +247,19 @@ def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> F
     )
 
 
-def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
-    """Draw the cohort of every round, from the seed alone, so that every method sees the same."""
-    size = max(1, int(config.clients.participation * clients))
+def _cohort_size(config: Config, clients: int) -> int:
+    return max(1, int(config.clients.participation * clients))
+
+
+def _require_cohort(config: Config, clients: int) -> None:
+    size = _cohort_size(config, clients)
     _check_secagg(config, clients, cohort=size)
     check_shares(config, cohort=size)
+
+
+def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
+    """Draw the cohort of every round, from the seed alone, so that every method sees the same."""
+    size = _cohort_size(config, clients)
     random = generator(config.seed, "schedule")
     return tuple(
         tuple(ClientId(int(c)) for c in sorted(random.choice(clients, size=size, replace=False)))

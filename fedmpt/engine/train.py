@@ -18,6 +18,7 @@ from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
 from fedmpt.engine.prepare import Federation, prepare
+from fedmpt.engine.protocol import data_line, protocol_record, top_k_figures
 from fedmpt.engine.rounds import AveragedUpdates, Rounds
 from fedmpt.engine.share_terms import claim
 from fedmpt.engine.shares import SharedNoise
@@ -97,6 +98,7 @@ def train(
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
         store.write_json("partition.json", _partition_record(federation))
         store.write_bytes("roster.json", aggregation.roster.to_json())
+        store.write_json("protocol.json", protocol_record(federation))
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned))
         run = _Run(federation, store, listener)
@@ -109,6 +111,7 @@ def _frozen(federation: Federation, folder: Path | None, listener: Listener) -> 
     """Evaluate a method that has nothing to tune: round 0 is all there is, and no privacy is spent."""
     store = RunStore(folder or _default_folder(federation))
     store.write_text("config.toml", to_toml(federation.config))
+    store.write_json("protocol.json", protocol_record(federation))
     run = _Run(federation, store, listener)
     run.evaluate_frozen()
     return run
@@ -244,7 +247,7 @@ class _Run:
         started = time.perf_counter()
         federation = self._federation
         parameters = federation.spec.unflatten(self.state.vector, federation.backbone.device)
-        scores = predict(federation.method, parameters, federation.test_bank)
+        scores = predict(federation.scorer, parameters, federation.test_bank)
         metrics = evaluate(scores, federation.test_labels)
         self._phase["evaluate"] += time.perf_counter() - started
         return metrics
@@ -293,10 +296,13 @@ class _Run:
             "clients": len(federation.partition),
             "parameters": federation.spec.size,
             "folder": str(self._store.folder),
+            "protocol": config.data.protocol,
+            "protocol_digests": federation.protocol_digests,
             "zero_shot": _headline(first),
             "zero_shot_class_token": _headline(self._zero_shot_global or first),
             "final": _headline(last),
-            "final_AP": dict(zip(federation.dataset.classes, last.AP, strict=True)),
+            "final_top_k": top_k_figures(last),
+            "final_AP": dict(zip(federation.dataset.scored, last.AP, strict=True)),
             "privacy": {
                 "enabled": config.privacy.enabled,
                 "target_epsilon": config.privacy.epsilon if config.privacy.enabled else None,
@@ -360,6 +366,7 @@ def _partition_record(federation: Federation) -> dict[str, Any]:
         "method": federation.partition.method,
         "digest": federation.partition.digest,
         **federation.partition.description.as_dict(),
+        "assignment": federation.partition.assignment().tolist(),
     }
 
 
@@ -377,8 +384,8 @@ def _preview(
     protected, against = claim(config, cohort=cohort)
     return Preview(
         method=config.method.name,
-        data=f"{federation.dataset.name}: {len(federation.dataset.train)} training and "
-        f"{len(federation.dataset.test)} test images, {len(federation.dataset.classes)} classes",
+        data=data_line(federation),
+        protocol_digests=federation.protocol_digests,
         backbone=federation.backbone.name,
         parameters=federation.spec.size,
         sizes=tuple(plan.n_pub for plan in plans)

@@ -32,7 +32,15 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["audit", "--help"], ["config"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["audit", "--help"],
+        ["data", "--help"],
+        ["data", "check", "--help"],
+        ["config"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -62,8 +62,21 @@ def write_official(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("write", [write_plain, write_official])
-def test_both_layouts_give_contiguous_labels_in_order_of_category_id(
+def write_2017(root: Path) -> Path:
+    for part, first in (("train", 10), ("val", 20)):
+        listing = root / "annotations" / f"instances_{part}2017.json"
+        write_split(listing, root / f"{part}2017", instances(first))
+    return root
+
+
+def write_exported(root: Path) -> Path:
+    for part, first in (("train", 10), ("valid", 20)):
+        write_split(root / part / "_annotations.coco.json", root / part, instances(first))
+    return root
+
+
+@pytest.mark.parametrize("write", [write_plain, write_official, write_2017, write_exported])
+def test_every_layout_gives_contiguous_labels_in_order_of_category_id(
     tmp_path: Path, write: Any
 ) -> None:
     dataset = read_coco(write(tmp_path))
@@ -83,12 +96,6 @@ def test_plain_layout_is_read_though_a_folder_of_annotations_lies_beside_it(tmp_
 def test_crowds_can_be_left_out(tmp_path: Path) -> None:
     dataset = read_coco(write_plain(tmp_path), crowd=False)
     assert dataset.train.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
-
-
-def test_images_without_labels_can_be_left_out(tmp_path: Path) -> None:
-    dataset = read_coco(write_plain(tmp_path), labelled_only=True)
-    assert dataset.train.labels.tolist() == [[1, 0, 1], [1, 0, 0]]
-    assert dataset.train.skipped == 0
 
 
 def test_missing_image_is_skipped_and_counted_or_refused_if_strict(tmp_path: Path) -> None:

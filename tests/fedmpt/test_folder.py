@@ -12,7 +12,8 @@ from PIL import Image
 
 from fedmpt.data import folder
 from fedmpt.data.dataset import Split
-from fedmpt.data.folder import Listing, ReadPolicy, open_rgb, prompt_name, read_splits
+from fedmpt.data.folder import Listing, ReadPolicy, open_rgb, read_splits
+from fedmpt.data.layout import prompt_name
 from fedmpt.errors import DataError, UsageError
 
 
@@ -46,6 +47,14 @@ def test_splits_hold_every_readable_image_with_its_labels(tmp_path: Path) -> Non
         image = train.open_image(row)
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), np.asarray(open_rgb(path)))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_image_of_a_few_pixels_is_no_damaged_one(tmp_path: Path, suffix: str) -> None:
+    paths = [write_image(tmp_path / f"{i}{suffix}", i, size=(3, 5)) for i in range(2)]
+    lists = [Listing(paths=(path,), labels=np.ones((1, 1), dtype=np.int8)) for path in paths]
+    train, test = read(tmp_path, (lists[0], lists[1]), ReadPolicy())
+    assert (train.skipped, test.skipped, train.open_image(0).size) == (0, 0, (3, 5))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedmpt.data.partition import METHODS, Partition, clients_for, partition
+from fedmpt.data.partition import METHODS, Partition, clients_for, minimum_size, partition
 from fedmpt.errors import UsageError
 
 
@@ -197,7 +197,7 @@ def test_divergence_of_disjoint_halves_has_its_closed_form() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_more_clients_than_images_allow_are_refused_with_the_numbers(method: str) -> None:
-    with pytest.raises(UsageError, match=r"clients=38 .* 8 images each need 304 .* 300; use at mo"):
+    with pytest.raises(UsageError, match=r"clients=38 .* 8 images each need 304 .* 300; use --cli"):
         make(method, clients=38)
     with pytest.raises(UsageError, match="there are 300; use more images"):
         make(method, clients=301, minimum=301)
@@ -226,6 +226,24 @@ def test_number_of_clients_is_that_of_the_paper() -> None:
     assert [clients_for(t, 81) for t in levels] == [8, 16, 32, 49, 65, 81]
     assert clients_for(0.6, 36) == 22
     assert clients_for(0.01, 20) == 1
+
+
+def test_smallest_client_is_a_batch_or_half_an_even_share_and_never_below_ten() -> None:
+    assert minimum_size(6000, clients=12) == 32
+    assert minimum_size(563, clients=12) == 23
+    assert minimum_size(563, clients=48) == 10
+    for n in range(10, 3000, 37):
+        for clients in range(1, n // 10 + 1):  # as many as may be: it is always feasible
+            assert minimum_size(n, clients=clients) * clients <= n
+
+
+def test_refusal_names_the_most_clients_and_the_largest_minimum_that_would_do() -> None:
+    _, labels = blobs()
+    with pytest.raises(UsageError, match=r"--clients 30 .* clients\.minimum_size=7") as error:
+        partition("iid", features=None, labels=labels, clients=40, seed=0, minimum=10)
+    assert "--heterogeneity" in str(error.value)
+    partition("iid", features=None, labels=labels, clients=30, seed=0, minimum=10)
+    partition("iid", features=None, labels=labels, clients=40, seed=0, minimum=7)
 
 
 @pytest.mark.parametrize(("heterogeneity", "classes"), [(-0.1, 20), (1.1, 20), (0.5, 0)])

@@ -58,6 +58,14 @@ def test_one_column_of_names_gives_sorted_classes(tmp_path: Path, separator: str
     assert dataset.test.labels.tolist() == [[1, 0, 0]]
 
 
+@pytest.mark.parametrize("cell", ['"[""dog"", ""brown_bear""]"', "\"['dog', 'brown_bear']\""])
+def test_class_names_may_be_written_as_a_list(tmp_path: Path, cell: str) -> None:
+    text = f"image,split,labels\na.png,train,{cell}\nb.png,train,[]\nsub/c.png,test,dog\n"
+    dataset = read(write(tmp_path, text))
+    assert dataset.classes == ("brown bear", "dog")
+    assert dataset.train.labels.tolist() == [[1, 1], [0, 0]]
+
+
 def test_images_may_lie_under_images_and_the_file_may_start_with_a_mark(tmp_path: Path) -> None:
     write(tmp_path / "images", COLUMNS)
     (tmp_path / "labels.csv").write_text("\ufeff" + COLUMNS, encoding="utf-8")
@@ -116,6 +124,10 @@ def test_missing_image_is_skipped_and_counted_or_refused_if_strict(tmp_path: Pat
         ("image,split,cat\na.png,train,1\nb.png,train,0\n", "no row of split test"),
         ("image,split,cat\na.png,test,1\nb.png,test,0\n", "no row of split train"),
         ('image,cat\n"a.png,1\n', "cannot be read as a table"),
+        ("image,labels\na.png,[secret\nb.png,cat\n", "line 2, column 'labels': begins with"),
+        ("image,labels\na.png,[1]\nb.png,cat\n", "line 2, column 'labels': begins with"),
+        ("image,cat\n../secret.png,1\nb.png,0\n", "1 listed images lie outside this folder"),
+        ("image,cat\n/secret.png,1\nb.png,0\n", "1 listed images lie outside this folder"),
     ],
 )
 def test_malformed_table_is_refused_without_its_content(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from fedmpt.config import load_config
@@ -16,6 +17,7 @@ from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
+from fedmpt.methods.registry import METHODS
 from privacy import (
     Admission,
     Budget,
@@ -319,3 +321,129 @@ def test_what_the_preview_projects_is_what_is_spent_and_sent(run: Runner) -> Non
     assert preview.planned_epsilons is not None
     assert preview.planned_epsilons == pytest.approx((min(spent), max(spent)), abs=1e-6)
     assert preview.bytes_up == summary["secagg"]["bytes_up_per_client_round"]
+
+
+def _protocol(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "protocol.json").read_text())
+    return record
+
+
+def test_the_benchmark_is_the_same_whatever_the_method_settings_and_privacy(run: Runner) -> None:
+    shared: dict[str, Any] = {"data__mask": 0.5, "clients__participation": 0.6, "seed": 4}
+    first, first_folder = run(**shared)
+    others: list[dict[str, Any]] = [
+        {
+            "privacy__enabled": False,
+            "train__lr": 0.003,
+            "train__batch_size": 7,
+            "method__fedmpt__use_conditions": False,
+            "secagg__mode": "none",
+        },
+        {"method__name": "coop", "privacy__enabled": False},
+        {"method__name": "zero-shot", "privacy__enabled": False},
+    ]
+    for options in others:
+        other, folder = run(**shared, **options)
+        assert other["protocol_digests"] == first["protocol_digests"]
+        assert _protocol(folder) == _protocol(first_folder)
+    preview = run.listener.previews[0]
+    assert preview.protocol_digests == first["protocol_digests"]
+    assert "50% of positive labels dropped" in preview.data
+    # positive control: another seed is another benchmark, except for the images of `scenes`
+    third, _ = run(**{**shared, "seed": 5})
+    same = {
+        name
+        for name, digest in third["protocol_digests"].items()
+        if digest == first["protocol_digests"][name]
+    }
+    assert same == {"classes", "train", "test"}
+
+
+def test_masking_changes_the_mask_and_neither_clients_nor_the_test(run: Runner) -> None:
+    whole, _ = run(train__rounds=1, privacy__enabled=False)
+    masked, folder = run(train__rounds=1, privacy__enabled=False, data__mask=0.9)
+    changed = {
+        name
+        for name, digest in whole["protocol_digests"].items()
+        if digest != masked["protocol_digests"][name]
+    }
+    assert changed == {"mask"}
+    assert whole["zero_shot"] == masked["zero_shot"]
+    assert _protocol(folder)["mask"] == {"probability": 0.9, "mode": "drop_positive"}
+
+
+def test_ignored_labels_reach_no_gradient(run: Runner) -> None:
+    """With nearly every label hidden nearly nothing is learnt; as false negatives they would teach."""
+    options: dict[str, Any] = {**ONE_ROUND, "data__mask": 0.995}
+    (_, ignored), (_, dropped) = run(**options, data__mask_mode="ignore"), run(**options)
+    assert run.listener.rounds[1].train_loss is not None
+    losses = [record.train_loss for record in run.listener.rounds if record.round == 1]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert losses[0] < 0.1 * losses[1]
+    assert not np.array_equal(_model(ignored), _model(dropped))
+
+
+@pytest.mark.parametrize(("protocol", "scored"), [("fzsl", 12), ("fgzsl", 32)])
+def test_a_zero_shot_run_tunes_on_seen_classes_and_scores_exactly_the_protocols(
+    run: Runner, protocol: str, scored: int
+) -> None:
+    summary, folder = run(data__protocol=protocol, privacy__enabled=False)
+    record = _protocol(folder)
+    assert (len(record["classes"]), len(record["scored"])) == (20, scored)
+    assert list(summary["final_AP"]) == record["scored"]
+    assert set(summary["final_top_k"]) == {"CF1_top3", "OF1_top3", "CF1_top5", "OF1_top5"}
+    assert summary["protocol"] == protocol
+    assert record["source"] == "the unseen classes of scenes"
+    assert f"tested on {scored}" in run.listener.previews[0].data
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(len(line["AP"]) == scored for line in lines)
+
+
+def test_scores_of_unseen_classes_are_those_of_the_method_over_just_these(
+    run: Runner, shared_checkpoint: Path
+) -> None:
+    """Recomputed from the saved model: the class softmax runs over the unseen classes alone."""
+    from fedmpt.engine.prepare import prepare
+    from fedmpt.learner import predict
+    from fedmpt.methods.fedmpt import FedMPT
+    from fedmpt.metrics import evaluate
+
+    summary, folder = run(data__protocol="fzsl", privacy__enabled=False)
+    config = load_config(file=folder / "config.toml")
+    federation = prepare(config, progress=run.listener)
+    method = federation.method
+    assert isinstance(method, FedMPT)
+    over_unseen = FedMPT(
+        federation.backbone, federation.dataset.scored, method.settings, method.conditions
+    )
+    parameters = {
+        name: torch.from_numpy(value)
+        for name, value in load_file(folder / "model.safetensors").items()
+    }
+    scores = predict(over_unseen, parameters, federation.test_bank)
+    metrics = evaluate(scores, federation.test_labels)
+    assert metrics.mAP == pytest.approx(summary["final"]["mAP"])
+
+
+def test_partition_is_saved_as_an_assignment_of_every_image(run: Runner) -> None:
+    _, folder = run(train__rounds=1)
+    record = json.loads((folder / "partition.json").read_text())
+    assert len(record["assignment"]) == 240
+    assert np.bincount(record["assignment"]).tolist() == record["sizes"]
+
+
+# TCP injects tokens between blocks of the text tower, and this one has a single block.
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"tcp"}))
+def test_every_method_is_scored_on_unseen_classes(run: Runner, method: str) -> None:
+    summary, folder = run(
+        method__name=method,
+        data__protocol="fzsl",
+        data__scenes__train_size=80,
+        clients__count=3,
+        train__rounds=1,
+        privacy__enabled=False,
+    )
+    assert len(summary["final_AP"]) == 12
+    assert 0 < summary["final"]["mAP"] < 100
+    assert _protocol(folder)["digests"] == summary["protocol_digests"]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fedmpt.data.class_names import VOC_CLASSES
 from fedmpt.data.folder import ReadPolicy
-from fedmpt.data.voc import VOC_CLASSES, Difficult, read_voc
+from fedmpt.data.voc import Difficult, read_voc
 from fedmpt.errors import DataError, UsageError
 
 Objects = list[tuple[str, int]]
