@@ -208,7 +208,9 @@ def test_a_hundred_kills_at_random_moments_never_under_count(
         deaths_after_a_charge += path.exists() and len(read_ledger(path).charges) > 0
     for number in range(0, 50, 5):
         path = tmp_path / f"ledger-{number}.jsonl"
-        assert nursery.run(path, rounds=20) == 0  # the lock died with its holder, and the run goes on
+        assert (
+            nursery.run(path, rounds=20) == 0
+        )  # the lock died with its holder, and the run goes on
         assert not under_counts(path, accountant)
     assert outcomes["killed"] >= 50
     assert deaths_after_a_charge >= 30
