@@ -49,7 +49,7 @@ from privacy.audit.inversion import InversionTarget
 
 _BASE: Final = 16  # real examples that a client holds in the tests
 _CANDIDATES: Final = 50  # images among which inversion looks for the true one
-_TARGETS: Final = 10
+_TARGETS: Final = 12
 _TRIALS: Final = 200
 _CANARIES: Final = 1000
 _LOUD: Final = 8.0  # length of a canary's gradient, in units of C
@@ -122,7 +122,7 @@ def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) ->
         parameters = {k: v.to(federation.backbone.device) for k, v in load_file(model).items()}
     data = federation.client_data(ClientId(0))
     rows = np.arange(min(len(data), _BASE + _CANDIDATES))
-    pool = _pool(data.bank.patches(data.rows[rows]).astype(np.float16), data.labels[rows])
+    pool = crafted_pool(data.bank.patches(data.rows[rows]).astype(np.float16), data.labels[rows])
     head = TrainedStep(Carried(method), carried_parameters(method, parameters), pool, plan)
     crafted = tuple(i for i, name in enumerate(pool.names) if not name.startswith("image"))
     return Subject(
@@ -256,7 +256,7 @@ def _inversion(subject: Subject, accountant: PLDAccountant) -> CheckResult:
     return check_inversion(targets, events=[event], accountant=accountant)
 
 
-def _pool(patches: NDArray[np.float16], labels: NDArray[np.int8]) -> Pool:
+def crafted_pool(patches: NDArray[np.float16], labels: NDArray[np.int8]) -> Pool:
     """Return base images, one target, crafted examples, and the remaining images."""
     ordinary = _BASE + 1
     if len(patches) < ordinary + 1:

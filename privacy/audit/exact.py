@@ -32,10 +32,14 @@ def binomial_p(successes: int, trials: int, probability: float) -> float:
 def correlation_p(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Two-sided p-value of the correlation of two vectors, one of them independent and normal.
 
-    Uncentred; exact, since the angle between a normal vector and any other has a known law.
+    Uncentred; exact, since the angle between a normal vector and any other has a known law. 0 for a vector of zeros,
+    which no noise is.
     """
     degrees = len(first) - 1
-    cosine = float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    if lengths == 0:
+        return 0.0
+    cosine = float(first @ second) / lengths
     if abs(cosine) >= 1:
         return 0.0
     statistic = cosine * math.sqrt(degrees / (1 - cosine**2))

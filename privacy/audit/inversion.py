@@ -4,7 +4,7 @@ The attacker knows the model and the labels, and looks for an input whose gradie
 What it finds is compared with a list of candidates, the true one among them; picking the true one counts as success.
 Under the claim an attacker with k equally likely candidates succeeds with probability at most
 `min over x of e^x / k + delta(x)`.
-An unprotected update must give the example away, else nothing was learnt.
+Unprotected updates must give examples away more often than that, else nothing was learnt.
 
 Source: Zhu et al., arXiv 1906.08935; cosine matching, Geiping et al., arXiv 2003.14053.
 """
@@ -21,9 +21,8 @@ from privacy.audit.membership import largest_rate
 from privacy.audit.verdict import ATTACK_ALPHA, CheckResult, Stopwatch, Verdict
 from privacy.events import Event
 
-_ITERATIONS = 120
-_RATE = 0.05
-_CONTROL_SUCCESS = 0.5  # share of targets that the control must give away
+_ITERATIONS = 80
+_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +72,10 @@ def check_inversion(
     control = found["unprotected"] / count
     if lower > limit:
         verdict, words = Verdict.FAIL, "more than the claim allows"
-    elif control < _CONTROL_SUCCESS:
-        verdict, words = Verdict.INCONCLUSIVE, "the attack fails without privacy too"
-    elif lower_limit(count, count, ATTACK_ALPHA) <= limit:
+    elif lower_limit(found["unprotected"], count, ATTACK_ALPHA) <= limit:
         verdict, words = (
             Verdict.INCONCLUSIVE,
-            "not even a perfect attack would exceed the claim",
+            "without privacy the attack does not exceed the claim either",
         )
     else:
         verdict, words = Verdict.PASS, "within the claim"

@@ -1,8 +1,9 @@
 """What a check says, and how checks are summed up."""
 
+import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 MECHANISM_ALPHA = 1e-5  # probability that a correct program fails one check of the mechanism
@@ -50,6 +51,13 @@ class CheckResult:
     ceiling: float | None = None
     control: float | None = None
     seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """The check as JSON values; figures that are not finite are null."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 @dataclass(slots=True)
