@@ -42,7 +42,8 @@ def check_sampling(
     threshold = MECHANISM_ALPHA / max(1, len(p_values))
     smallest, name = min(p_values, default=(1.0, "rate 1"))
     failed = not (smallest >= threshold and missed <= _TOLERANCE)
-    words = f"coins of rate {rate:.4f}: smallest p {smallest:.2g} ({name})"
+    wrong = [test for p_value, test in p_values if not p_value >= threshold]
+    words = f"coins of rate {rate:.4f}: smallest p {smallest:.2g} ({', '.join(wrong) or name})"
     if missed > _TOLERANCE:
         words += f"; a step's sum is {missed:.3g} C off the sum of what was drawn"
     return CheckResult(
