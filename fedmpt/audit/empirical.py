@@ -25,6 +25,7 @@ from fedmpt.engine.prepare import Federation, Progress, prepare
 from fedmpt.errors import UsageError
 from fedmpt.types import ClientId
 from privacy import (
+    Arithmetic,
     ClipMode,
     DPPlan,
     GaussianNoise,
@@ -111,12 +112,21 @@ def charged_plan(records: RunRecords, client: int = 0) -> DPPlan:
     ]
     if not plans:
         raise UsageError(f"{path}: holds no plan of run {records.index['run']}")
+    if plans[-1]["arithmetic"] != Arithmetic.FLOAT:
+        raise UsageError(
+            f"{records.folder}: its noise is drawn in integers, which these checks cannot take out again; the "
+            "integer mechanism is tested against its exact probabilities in tests/privacy"
+        )
     return _plan(plans[-1])
 
 
 def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) -> Subject:
     """Return the steps to be audited: of client 0, at the released model, on its charged plan."""
     method = federation.method
+    if method.inputs != "features":
+        raise UsageError(
+            f"{method.name} reads pixels; the checks need a method that reads features"
+        )
     parameters = dict(federation.initial)
     if model is not None and model.exists():
         parameters = {k: v.to(federation.backbone.device) for k, v in load_file(model).items()}

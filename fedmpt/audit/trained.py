@@ -37,13 +37,14 @@ _SGD: Final = LocalSettings(
 )
 
 
-class Carried:
+class Carried(Method):
     """A method whose text features are a parameter; scores and losses are the method's own."""
 
     def __init__(self, method: Method) -> None:
         self.name = method.name
         self.classes = method.classes
-        self.prompt_blocks: tuple[str, ...] = (_CARRIER,)
+        self.prompt_blocks = (_CARRIER,)
+        self.examples_per_chunk = method.examples_per_chunk
         self._method = method
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -62,6 +63,12 @@ class Carried:
         """As the method."""
         return self._method.loss(scores, labels)
 
+    def example_losses(
+        self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
+    ) -> Tensor:
+        """As the method."""
+        return self._method.example_losses(parameters, text, patches, labels)
+
     def for_classes(self, classes: tuple[str, ...]) -> Carried:
         """Return the same for other classes."""
         return Carried(self._method.for_classes(classes))
@@ -75,13 +82,13 @@ def carried_parameters(method: Method, parameters: Parameters) -> Parameters:
     return {name: value.detach().cpu() for name, value in (head | {_CARRIER: text}).items()}
 
 
-class CanaryMethod:
+class CanaryMethod(Method):
     """A method of which every example's gradient is its own first patch, whatever the state; linear."""
 
     def __init__(self, size: int) -> None:
         self.name = "canaries"
-        self.classes: tuple[str, ...] = ("canary",)
-        self.prompt_blocks: tuple[str, ...] = (_CARRIER,)
+        self.classes = ("canary",)
+        self.prompt_blocks = (_CARRIER,)
         self._size = size
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -223,8 +230,10 @@ class TrainedStep:
             name: value.requires_grad_()
             for name, value in self._spec.unflatten(self._state.vector).items()
         }
-        scores = self._method.score(leaves, leaves[_CARRIER], patches.unsqueeze(0))
-        loss = self._method.loss(scores, labels.unsqueeze(0)).sum()
+        text = leaves[_CARRIER]
+        loss = self._method.example_losses(
+            leaves, text, patches.unsqueeze(0), labels.unsqueeze(0)
+        ).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
         weights = [self._plan.weight(name) for name in self._blocks]
         parts = [w * g.reshape(-1) for w, g in zip(weights, gradients, strict=True)]
