@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from privacy.accountant import Accountant
 from privacy.audit.canaries import canary_directions
 from privacy.audit.exact import binomial_pmf
-from privacy.audit.step import StepUnderAudit, Vector
+from privacy.audit.step import StepUnderAudit, Vector, take_all
 from privacy.audit.verdict import CheckResult, Stopwatch, Verdict
 from privacy.noise import GaussianNoise, InsecureZeroNoise, NoiseSource
 from privacy.sampling import PoissonSampler
@@ -56,13 +56,16 @@ def check_one_run(
     watch = Stopwatch()
     plan = step.plan
     claimed = accountant.epsilon([plan.event(steps)], plan.delta)
-    bound = _audit(step, canaries, steps, GaussianNoise(), coins)
-    control = _audit(step, canaries, steps, InsecureZeroNoise(), coins)
+    bound = _audit(step, canaries, steps, PoissonSampler(plan), GaussianNoise(), coins)
+    control = _audit(step, canaries, steps, take_all(plan), InsecureZeroNoise(), coins)
     ceiling = _largest_bound(len(canaries), plan.delta)
     if bound > claimed:
         verdict, words = Verdict.FAIL, "more than is claimed"
     elif control < _CONTROL_SHARE * ceiling:
-        verdict, words = Verdict.INCONCLUSIVE, f"its control without noise shows only {control:.2f}"
+        verdict, words = (
+            Verdict.INCONCLUSIVE,
+            f"its control without noise and sampling shows only {control:.2f}",
+        )
     elif ceiling < claimed:
         verdict, words = Verdict.INCONCLUSIVE, "the ceiling lies below the claim"
     else:
@@ -87,13 +90,13 @@ def _audit(
     step: StepUnderAudit,
     canaries: Sequence[int],
     steps: int,
+    sampler: PoissonSampler,
     noise: NoiseSource,
     coins: np.random.Generator,
 ) -> float:
     """The largest bound over the shares of canaries that are guessed, each at its share of alpha."""
     included = coins.random(len(canaries)) < 0.5
     members = [c for c, into in zip(canaries, included, strict=True) if into]
-    sampler = PoissonSampler(step.plan)
     total = step.noised_sum(members, sampler=sampler, noise=noise, steps=steps)
     scores = canary_directions(step, canaries) @ total
     return bound_from_scores(scores, included, delta=step.plan.delta, alpha=_ALPHA)

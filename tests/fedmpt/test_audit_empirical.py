@@ -135,10 +135,10 @@ def noise_divided_by_the_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_clipping(patch: pytest.MonkeyPatch) -> None:
-    def one(self: SecretNoiseDPOptimizer, norms: torch.Tensor) -> torch.Tensor:
+    def one(norms: torch.Tensor, bound: float, clip: ClipMode) -> torch.Tensor:
         return torch.ones_like(norms)
 
-    patch.setattr(SecretNoiseDPOptimizer, "_factors", one)
+    patch.setattr("privacy.dpsgd.bound_factors", one)
 
 
 def clipping_of_the_batch_mean(patch: pytest.MonkeyPatch) -> None:
