@@ -229,16 +229,20 @@ class _ClientLedger:
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
         privacy = self._records.config["privacy"]
-        for name, planned, configured in (
-            ("epsilon", plan["target_epsilon"], privacy.get("epsilon")),
-            ("delta", plan["delta"], privacy.get("delta")),
-            ("clip", plan["max_grad_norm"], privacy.get("clip")),
-            ("clip_mode", plan["clip"], privacy.get("clip_mode")),
-        ):
-            if configured is not None and planned != configured:
+        for name, planned in (("epsilon", plan["target_epsilon"]), ("delta", plan["delta"])):
+            if name in privacy and planned > privacy[name]:
                 self._find(
                     Kind.CONTRADICTION,
-                    f"config.toml says {name} {configured}, the charged plan {planned}",
+                    f"config.toml allows {name} {privacy[name]}, the charged plan has {planned}",
+                )
+        for name, planned in (
+            *(("clip", plan["max_grad_norm"]), ("clip_mode", plan["clip"])),
+            *(("noise", plan["noise"]), ("unit", plan["unit"])),
+        ):
+            if name in privacy and planned != privacy[name]:
+                self._find(
+                    Kind.CONTRADICTION,
+                    f"config.toml says {name} {privacy[name]}, the charged plan {planned}",
                 )
 
     def _check_summary(self, account: Account) -> None:

@@ -11,7 +11,7 @@ from fedmpt.audit.accounts import FIGURE_TOLERANCE, audit_client
 from fedmpt.audit.findings import Account, Finding, Kind
 from fedmpt.audit.manifest import Manifest, manifest
 from fedmpt.audit.records import RunRecords, read_run
-from fedmpt.audit.transcripts import transcript_findings
+from fedmpt.audit.transcripts import TRANSCRIPTS, transcript_findings
 from privacy import PLDAccountant
 
 AUDIT_SCHEMA: Final = "fedmpt.audit/1"
@@ -80,7 +80,7 @@ def audit_run(folder: Path, *, ledgers: Path | None = None) -> RunAudit:
     findings += _claims(records, clients)
     if len(accounts) == len(clients):  # else what is missing has been said
         findings += _last_round(records, accounts)
-    findings += transcript_findings(folder, uploads)
+    findings += transcript_findings(records)
     left = manifest(records, uploads)
     return RunAudit(
         folder=folder,
@@ -111,7 +111,8 @@ def _claims(records: RunRecords, clients: list[int]) -> list[Finding]:
         findings.append(Finding(kind=kind, where=where, what=what))
 
     summary = records.summary
-    if records.private and records.index is None:
+    trained = any(line["round"] > 0 for line in records.metrics)
+    if records.private and records.index is None and trained:
         find(Kind.LEDGER_MISSING, "ledger.json", "a private run without its ledgers' index")
     if not records.private and clients:
         find(Kind.CONTRADICTION, "config.toml", "says no privacy, but ledgers are kept")
@@ -171,6 +172,10 @@ def _notes(records: RunRecords, accounts: tuple[Account, ...], left: Manifest) -
     notes = []
     if not records.private:
         notes.append("no differential privacy is claimed: nothing bounds what the run reveals")
+    if not (records.folder / TRANSCRIPTS).is_dir():
+        notes.append(
+            "no transcripts of secure aggregation: who was in which sum is the server's word"
+        )
     if records.summary is None:
         notes.append("no summary.json: the run was interrupted; what it charged stays spent")
     unsent = [account.client for account in accounts if account.rounds_unsent]

@@ -1,18 +1,58 @@
-"""The recorded rounds of secure aggregation against what the ledgers book as sent."""
+"""The public logs of secure aggregation against what the run says of its sums."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Final
 
-from fedmpt.audit.findings import Finding, Upload
+from fedmpt.audit.findings import Finding, Kind
+from fedmpt.audit.records import RunRecords
+from secagg.errors import SecAggError
+from secagg.roster import Roster
+from secagg.transcript import check_order, verify_transcript
+
+TRANSCRIPTS: Final = "transcripts"
+_ROSTER: Final = "roster.json"
 
 
-def transcript_findings(folder: Path, uploads: tuple[Upload, ...]) -> list[Finding]:
-    """Return what is wrong with the recorded rounds of a run folder.
+def transcript_findings(records: RunRecords) -> list[Finding]:
+    """Return what is wrong with the logs in a run folder; none where no logs were kept.
 
-    The place for checks that need ``transcripts/`` and ``roster.json``: that every round verifies from its transcript,
-    and that the digest of each upload in it is booked on its client's ledger (``Upload.sha256``). A run that recorded
-    no transcripts has nothing to check here.
+    Every round that ``metrics.jsonl`` has must have a log that verifies against the roster and names the same clients
+    in its sum. The digest that a client signs in a log is not the one its ledger books (that of the whole message), so
+    the two are tied by client and round, not by bytes.
     """
-    del folder, uploads
-    return []
+    folder = records.folder / TRANSCRIPTS
+    if not folder.is_dir():
+        return []
+    findings = []
+
+    def find(where: str, what: str) -> None:
+        findings.append(Finding(kind=Kind.TRANSCRIPT, where=where, what=what))
+
+    try:
+        roster = Roster.from_json((records.folder / _ROSTER).read_bytes())
+    except (OSError, SecAggError) as error:
+        find(_ROSTER, f"cannot be read: {error}")
+        return findings
+    verified = []
+    for line in records.metrics:
+        if line["round"] == 0:
+            continue
+        name = f"round-{line['round']:04d}.bin"
+        try:
+            one = verify_transcript((folder / name).read_bytes(), roster)
+        except FileNotFoundError:
+            find(name, f"round {line['round']} has no log")
+            continue
+        except SecAggError as error:
+            find(name, f"{type(error).__name__}: {error}")
+            continue
+        verified.append(one)
+        if sorted(line["survivors"]) != sorted(one.survivors):
+            find(name, f"signed for {one.survivors}, metrics.jsonl says {line['survivors']}")
+    try:
+        if verified:
+            check_order(verified)
+    except SecAggError as error:
+        find(TRANSCRIPTS, f"{type(error).__name__}: {error}")
+    return findings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,20 +18,45 @@ FINDINGS = 1  # exit code
     type=click.Path(path_type=Path),
     help="Folder of the privacy ledgers, if they were moved.",
 )
+@click.option(
+    "--empirical",
+    is_flag=True,
+    help="Also attack the run's training code, model and plan; takes minutes, and the data must be there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def command(*, run: Path, ledger: Path | None, as_json: bool) -> None:
+def command(*, run: Path, ledger: Path | None, empirical: bool, as_json: bool) -> None:
     """Verify the run folder RUN: ledgers, epsilons, and everything that left a client.
 
-    Exit code 0 if nothing is wrong, 1 on any finding.
+    Exit code 0 if nothing is wrong, 1 on any finding or failed check.
     """
     from fedmpt.audit.run import audit_run
     from fedmpt.cli.audit_report import show_audit
 
     audit = audit_run(run, ledgers=ledger)
     show_audit(audit, stderr=as_json)
+    report = audit.as_dict()
+    if empirical:
+        report["empirical"] = _attack(run, ledger, stderr=as_json)
+        report["clean"] = report["clean"] and report["empirical"]["verdict"] != "fail"
     if as_json:
         import json
 
-        click.echo(json.dumps(audit.as_dict(), indent=2))
-    if audit.findings:
+        click.echo(json.dumps(report, indent=2, allow_nan=False))
+    if not report["clean"]:
         sys.exit(FINDINGS)
+
+
+def _attack(run: Path, ledger: Path | None, *, stderr: bool) -> dict[str, Any]:
+    """Run the empirical checks, show each as it ends, and return them as JSON values."""
+    from fedmpt.audit.empirical import audit_empirically
+    from fedmpt.cli.audit_report import show_check, show_verdict
+    from fedmpt.cli.console import Console
+    from privacy.audit import overall
+
+    results = []
+    for result in audit_empirically(run, ledgers=ledger, progress=Console()):
+        show_check(result, stderr=stderr)
+        results.append(result)
+    verdict = overall(results)
+    show_verdict(verdict, stderr=stderr)
+    return {"verdict": verdict.value, "checks": [result.as_dict() for result in results]}

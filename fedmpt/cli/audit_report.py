@@ -11,6 +11,7 @@ from rich.table import Table
 from fedmpt.audit.findings import Account
 from fedmpt.audit.run import RunAudit
 from privacy import display_epsilon
+from privacy.audit import CheckResult, Verdict
 
 
 def show_audit(audit: RunAudit, *, stderr: bool) -> None:
@@ -35,6 +36,26 @@ def show_audit(audit: RunAudit, *, stderr: bool) -> None:
     else:
         claim = "every epsilon recomputed and confirmed" if audit.private else "no privacy claimed"
         console.print(f"no findings in {audit.folder}: {claim}", soft_wrap=True)
+
+
+def show_check(result: CheckResult, *, stderr: bool) -> None:
+    """Print one empirical check."""
+    colour = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
+    Console(stderr=stderr, highlight=False).print(
+        f"[{colour[result.verdict]}]{result.verdict.upper():<12}[/] {result.check}: {result.words} "
+        f"({result.seconds:.0f} s)",
+        soft_wrap=True,
+    )
+
+
+def show_verdict(verdict: Verdict, *, stderr: bool) -> None:
+    """Print what all checks together say."""
+    words = {
+        Verdict.PASS: "no violation found; checks can refute a claim, the proofs in docs/privacy.md support it",
+        Verdict.FAIL: "[bold red]the training does not do what its ledger says[/]",
+        Verdict.INCONCLUSIVE: "nothing was shown either way",
+    }
+    Console(stderr=stderr, highlight=False).print(f"empirical audit: {words[verdict]}")
 
 
 def _accounts(accounts: tuple[Account, ...]) -> Table:

@@ -19,7 +19,7 @@ from privacy import PLDAccountant, SampledGaussian, read_ledger
 
 # One process imports the libraries; every run is a fork of it, so that a hundred deaths take seconds.
 NURSERY = """
-import json, os, random, signal, sys, time
+import json, os, signal, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from privacy import (Budget, DPPlan, GaussianNoise, Ledger, LedgerTerms, PLDAcco
                      PrivateGradient, StepHistory)
 
 torch.set_num_threads(1)
-SIZE, ROUNDS = 6, 3
+SIZE, LONGEST = 6, 20
 plan = DPPlan(n_pub=250, target_epsilon=8.0, delta=1e-5, sample_rate=0.128, noise_multiplier=2.317,
-              max_grad_norm=1.0, steps_per_round=3, rounds=ROUNDS)
+              max_grad_norm=1.0, steps_per_round=3, rounds=LONGEST)
 terms = LedgerTerms(holding="ward-7", n_pub=250, delta=1e-5, lifetime_epsilon=20.0)
 features = torch.randn(250, SIZE)
 accountant = PLDAccountant()
-for rounds in range(1, 4 * ROUNDS):  # what the forks will ask for
+for rounds in range(1, LONGEST + 6):  # what the forks will ask for
     accountant.epsilon([plan.event(3 * rounds)], 1e-5)
 
 class ToldNoise(GaussianNoise):
@@ -47,7 +47,7 @@ class ToldNoise(GaussianNoise):
         os.write(self.told, (line + "\\n").encode())
         return super().gaussian(size, standard_deviation=standard_deviation)
 
-def train(path, run, bug):
+def train(path, run, bug, rounds=3):
     told = os.open(path.with_suffix(".told"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     noise, history, charged = ToldNoise(told, run), StepHistory(), []
     sampler = PoissonSampler(plan)
@@ -56,7 +56,7 @@ def train(path, run, bug):
         budget._ledger, budget._run, budget._plan, budget._accountant = ledger, run, plan, accountant
         ledger.accept_plan(run, plan)
         done = {r["round"] for r in ledger._story.records if r["kind"] == "release" and r["run"] == run}
-        for index in range(ROUNDS):
+        for index in range(rounds):
             if index in done:
                 continue
             if bug == "charge after":
@@ -102,13 +102,13 @@ def dying_at(count, half):
         setattr(os, name, wrap(name))
     os.open = remembering_open
 
-def fork(path, *, run="run-1", die_at=None, half=False, moment=None, bug=""):
+def fork(path, *, run="run-1", die_at=None, half=False, moment=None, bug="", rounds=3):
     child = os.fork()
     if child == 0:
         try:
             if die_at is not None:
                 dying_at(die_at, half)
-            train(path, run, bug)
+            train(path, run, bug, rounds)
             os._exit(0)
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\\n".encode())
@@ -118,6 +118,9 @@ def fork(path, *, run="run-1", die_at=None, half=False, moment=None, bug=""):
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return "killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+with tempfile.TemporaryDirectory() as folder:
+    train(Path(folder) / "warm.jsonl", "warm", "")  # what is imported late is imported before the first fork
 
 for line in sys.stdin:
     order = json.loads(line)
@@ -186,6 +189,7 @@ def test_a_run_that_nobody_kills_charges_exactly_what_it_draws(
     assert not under_counts(ledger_path, accountant)
 
 
+@pytest.mark.slow
 def test_a_hundred_kills_at_random_moments_never_under_count(
     nursery: Nursery, tmp_path: Path, accountant: PLDAccountant
 ) -> None:
@@ -193,22 +197,26 @@ def test_a_hundred_kills_at_random_moments_never_under_count(
     deaths_after_a_charge = 0
     started = time.perf_counter()
     for number in range(5):
-        assert nursery.run(tmp_path / f"uninterrupted-{number}.jsonl") == 0
+        assert nursery.run(tmp_path / f"uninterrupted-{number}.jsonl", rounds=20) == 0
     typical_s = (time.perf_counter() - started) / 5
     moments = random.Random(1)  # noqa: S311 (a moment to kill at is no secret)
     for number in range(100):
-        path = tmp_path / f"ledger-{number // 5}.jsonl"  # five deaths in a row on each ledger
-        outcomes[nursery.run(path, moment=moments.uniform(0.1, 1) * typical_s)] += 1
+        path = tmp_path / f"ledger-{number // 2}.jsonl"  # two deaths in a row on each ledger
+        moment = moments.uniform(0.1, 0.9) * typical_s
+        outcomes[nursery.run(path, moment=moment, rounds=20)] += 1
         assert not under_counts(path, accountant), number
         deaths_after_a_charge += path.exists() and len(read_ledger(path).charges) > 0
-    for number in range(20):
+    for number in range(0, 50, 5):
         path = tmp_path / f"ledger-{number}.jsonl"
-        assert nursery.run(path) == 0  # the lock died with its holder, and the run goes on
+        assert (
+            nursery.run(path, rounds=20) == 0
+        )  # the lock died with its holder, and the run goes on
         assert not under_counts(path, accountant)
     assert outcomes["killed"] >= 50
     assert deaths_after_a_charge >= 30
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_system_call_of_the_ledger_never_under_counts(
     nursery: Nursery, tmp_path: Path, accountant: PLDAccountant
 ) -> None:
