@@ -29,6 +29,8 @@ METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not impo
     "scpnet",
     "tcp",
     "fedtpg",
+    "fedpgp",
+    "fedawa",
     "coop",
     "promptfl",
     "zero-shot",
@@ -174,6 +176,23 @@ class FedTPGConfig(Section, frozen=True, kw_only=True):
     heads: Positive = 4
 
 
+class FedPGPConfig(Section, frozen=True, kw_only=True):
+    """FedPGP."""
+
+    tokens: Positive = 16
+    start: PromptStart = "normal"  # of the shared context
+    rank: Positive = 4  # of a client's own context
+    contrast_weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    contrast_temperature: PositiveFloat = 0.5
+
+
+class FedAWAConfig(Section, frozen=True, kw_only=True):
+    """FedAWA's weights; its clients are CoOp's."""
+
+    server_lr: PositiveFloat = 0.001  # of the score T of a client, one Adam step a round
+    start: Literal["share", "log-share"] = "share"  # of T: share of the images, or its logarithm
+
+
 class MethodConfig(Section, frozen=True, kw_only=True):
     """Which method, and its settings."""
 
@@ -187,6 +206,8 @@ class MethodConfig(Section, frozen=True, kw_only=True):
     scpnet: SCPNetConfig = SCPNetConfig()
     tcp: TCPConfig = TCPConfig()
     fedtpg: FedTPGConfig = FedTPGConfig()
+    fedpgp: FedPGPConfig = FedPGPConfig()
+    fedawa: FedAWAConfig = FedAWAConfig()
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, partition
 from fedmpt.data.registry import DataSettings, load_dataset
 from fedmpt.engine.defaults import resolve
+from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
@@ -60,7 +61,7 @@ class Federation:
         partition: who holds which training images.
         train_labels: int8 ``[n, C]``, after masking.
         initial: starting parameters.
-        spec: their layout.
+        spec: layout of those that clients share.
         schedule: the cohort of every round, public and independent of the method.
         digest: of configuration, frozen model and classes.
         space_reason: why gradients are clipped where they are; empty without privacy.
@@ -130,6 +131,13 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     config = resolve(config, data_name=dataset.name)
     method = build_method(backbone, dataset.classes, config.method)
+    if config.privacy.enabled and config.privacy.noise == "shares":
+        _check_shareable(method)
+    if method.aggregation == "fedawa" and config.train.weighting == "size":
+        raise UsageError(
+            f"train.weighting=size with --method {method.name}: its weights are learnt, starting from the clients' "
+            "sizes; leave weighting at uniform"
+        )
     clients = config.clients.count or clients_for(
         config.clients.heterogeneity, len(dataset.classes)
     )
@@ -161,11 +169,25 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         partition=parts,
         train_labels=masked.train.labels,
         initial=initial,
-        spec=ParameterSpec.of(initial),
+        spec=ParameterSpec.of(split_blocks(method, initial)[0]),
         schedule=schedule,
         digest=_digest(config, backbone, dataset.classes),
         space_reason=space_reason,
     )
+
+
+def _check_shareable(method: Method) -> None:
+    """Raise a `UsageError` if a method needs more of a client's update than a share of the noise covers."""
+    if method.local_blocks:
+        raise UsageError(
+            f"--dp-noise shares with --method {method.name}: its clients tune blocks of their own, and what they "
+            "learn there would hold a share of the noise only; use --dp-noise local"
+        )
+    if method.aggregation == "fedawa":
+        raise UsageError(
+            f"--dp-noise shares with --method {method.name}: its weights come from several sums over each client's "
+            "own update, which holds a share of the noise only; use --dp-noise local"
+        )
 
 
 def resolve_device(name: str) -> str:

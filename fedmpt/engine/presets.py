@@ -39,6 +39,7 @@ NATIVE: Final[dict[str, Optimiser]] = {
     "scpnet": Optimiser(optimizer="adam", lr=4e-5),
     "tcp": Optimiser(optimizer="adam", lr=2e-3),
     "fedtpg": Optimiser(lr=0.003, batch_size=200),
+    "fedpgp": Optimiser(lr=0.001),
 }
 
 

@@ -45,6 +45,8 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
     "scpnet": 2_099_200,
     "tcp": 331_904,
     "fedtpg": 4_206_080,
+    "fedpgp": 10_304,
+    "fedawa": 8_192,
     "coop": 8_192,
     "promptfl": 8_192,
     "zero-shot": 0,
