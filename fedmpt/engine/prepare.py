@@ -6,10 +6,10 @@ Whatever can be wrong with what the user gave is found here, before a run folder
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -37,6 +37,8 @@ from fedmpt.seeds import generator
 from fedmpt.types import ClientId, ParameterSpec
 from secagg.policy import MIN_MASKED_CLIENTS
 
+Encoded: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]  # [b, M, .], [b, .]
+
 
 class Progress(Protocol):
     """Hears how far a long step is."""
@@ -58,6 +60,8 @@ class Federation:
         zero_shot: the frozen CLIP over the same classes.
         train_bank: features of the training split.
         test_bank: features of the test split.
+        train_inputs: what the method trains on: the same features, or pixels.
+        test_inputs: what it is evaluated on.
         partition: who holds which training images.
         train_labels: int8 ``[n, C]``, after masking.
         initial: starting parameters.
@@ -74,6 +78,8 @@ class Federation:
     zero_shot: ZeroShot
     train_bank: FeatureBank
     test_bank: FeatureBank
+    train_inputs: FeatureBank
+    test_inputs: FeatureBank
     partition: Partition
     train_labels: LabelMatrix
     initial: Parameters
@@ -110,7 +116,7 @@ class Federation:
     def client_data(self, client: ClientId) -> ClientData:
         """Return what a client holds."""
         rows = self.partition.clients[client]
-        return ClientData(bank=self.train_bank, rows=rows, labels=self.train_labels[rows])
+        return ClientData(bank=self.train_inputs, rows=rows, labels=self.train_labels[rows])
 
     def rounds_of(self, client: ClientId) -> int:
         """Return in how many rounds a client is scheduled."""
@@ -166,6 +172,12 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         zero_shot=ZeroShot(backbone, dataset.classes),
         train_bank=train_bank,
         test_bank=test_bank,
+        train_inputs=_pixels(backbone, dataset.train, "training pixels", progress)
+        if method.pixel_shape
+        else train_bank,
+        test_inputs=_pixels(backbone, dataset.test, "test pixels", progress)
+        if method.pixel_shape
+        else test_bank,
         partition=parts,
         train_labels=masked.train.labels,
         initial=initial,
@@ -221,16 +233,38 @@ def _load_data(config: Config, progress: Progress) -> Dataset:
 
 
 def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
-    def encode(
-        images: Sequence[Image.Image],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode(images: Sequence[Image.Image]) -> Encoded:
         patches, whole = backbone.encode_images(images)
         return patches.cpu().numpy(), whole.cpu().numpy()
 
+    return _filled(backbone, split, encode, kind="features", label=label, progress=progress)
+
+
+def _pixels(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+    """Return a bank of preprocessed pixels, in place of features, for methods that change the image tower."""
+
+    def encode(images: Sequence[Image.Image]) -> Encoded:
+        patches = backbone.patch_pixels(images)
+        return patches.numpy(), patches.mean(dim=1).numpy()
+
+    return _filled(backbone, split, encode, kind="pixels", label=label, progress=progress)
+
+
+def _filled(
+    backbone: Backbone,
+    split: Split,
+    encode: Callable[[Sequence[Image.Image]], Encoded],
+    *,
+    kind: str,
+    label: str,
+    progress: Progress,
+) -> FeatureBank:
+    # The backbone's fingerprint covers the preprocessing.
+    preprocessing = "with the backbone" if kind == "features" else f"{kind}, with the backbone"
     return open_or_fill(
         cache_directory(),
         backbone=backbone.fingerprint,
-        preprocessing="with the backbone",  # its fingerprint covers the preprocessing
+        preprocessing=preprocessing,
         split=split,
         encode=encode,
         progress=lambda done, total: progress.progress(label, done, total),

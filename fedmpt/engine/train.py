@@ -274,7 +274,7 @@ class _Run:
         parameters = federation.spec.unflatten(self.state.vector, federation.backbone.device)
 
         def metrics_with(own: Parameters) -> Metrics:
-            scores = predict(federation.method, parameters | own, federation.test_bank)
+            scores = predict(federation.method, parameters | own, federation.test_inputs)
             return evaluate(scores, federation.test_labels)
 
         if federation.method.local_blocks:

@@ -12,10 +12,14 @@ from fedmpt.methods.base import Method
 from fedmpt.methods.coop import CoOpPrompts
 from fedmpt.methods.dualcoop import DualPrompts
 from fedmpt.methods.fedmpt import FedMPT
+from fedmpt.methods.fedmvp import FedMVP
+from fedmpt.methods.fedmvp_reduced import ReducedFedMVP
 from fedmpt.methods.fedpgp import PersonalPrompts
 from fedmpt.methods.fedtpg import GeneratedPrompts
+from fedmpt.methods.maple import MaPLe
 from fedmpt.methods.pooling import SinglePromptHead, paired_probabilities
 from fedmpt.methods.poscoop import PositivePrompts
+from fedmpt.methods.ram import RAM
 from fedmpt.methods.scpnet import GraphPrompts
 from fedmpt.methods.tcp import KnowledgePrompts
 from fedmpt.methods.text_method import PromptEncoder, TextMethod
@@ -30,6 +34,21 @@ def _fedmpt(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) 
     if conditions is None:
         raise UsageError("method.fedmpt.conditions must be resolved before a method is built")
     return FedMPT(backbone, classes, config.fedmpt, conditions)
+
+
+def _maple(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    head = SinglePromptHead.of(backbone, classes, config.head)
+    return MaPLe(backbone, classes, config.maple, head, config.loss)
+
+
+def _ram(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    return RAM(backbone, classes, config.ram, config.head, config.loss)
+
+
+def _fedmvp(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    head = SinglePromptHead.of(backbone, classes, config.head)
+    kind = FedMVP if config.fedmvp.variant == "official" else ReducedFedMVP
+    return kind(backbone, classes, config.fedmvp, head, config.loss)
 
 
 def _single(make: MakeEncoder, *, aggregation: Literal["fedavg", "fedawa"] = "fedavg") -> Build:
@@ -70,6 +89,9 @@ METHODS: Final[dict[str, Build]] = {
     "fedtpg": _single(lambda b, classes, config: GeneratedPrompts(b, classes, config.fedtpg)),
     "fedpgp": _single(lambda b, classes, config: PersonalPrompts(b, classes, config.fedpgp)),
     "fedawa": _single(_coop_prompts, aggregation="fedawa"),
+    "maple": _maple,
+    "ram": _ram,
+    "fedmvp": _fedmvp,
     "coop": _single(_coop_prompts),
     "promptfl": _single(_coop_prompts),
     "zero-shot": _single(lambda b, classes, config: FrozenPrompts(b, classes)),
