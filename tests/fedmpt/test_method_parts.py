@@ -13,7 +13,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.config import HeadConfig, MethodConfig, load_config
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
-from fedmpt.learner import LocalSettings, _optimizer
+from fedmpt.learner import LocalSettings, make_optimizer
 from fedmpt.methods.attention import attention, fresh_attention
 from fedmpt.methods.base import Method
 from fedmpt.methods.fedmvp import descriptions
@@ -164,7 +164,7 @@ def test_a_block_may_learn_at_its_own_rate() -> None:
         epochs=1,
         lr_multipliers={"context": 0.01},
     )
-    optimizer = _optimizer(parameters, settings, 0.5)
+    optimizer = make_optimizer(parameters, settings, 0.5)
     for value in parameters.values():
         value.grad = torch.ones(1)
     optimizer.step()

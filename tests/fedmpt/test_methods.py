@@ -406,6 +406,22 @@ def test_a_small_federation_tunes_the_method(
         assert 0 < max(epsilons) <= 8
 
 
+@pytest.mark.parametrize("name", ["fedpgp", "fedawa"])
+def test_shared_noise_is_refused_where_a_client_uses_its_update_more_than_once(
+    run: Callable[..., dict[str, Any]], name: str
+) -> None:
+    with pytest.raises(UsageError, match="share of the noise only"):
+        run(name, privacy__noise="shares", clients__count=4, data__scenes__train_size=160)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coop", "tcp", "maple"])
+def test_methods_work_with_shared_noise(run: Callable[..., dict[str, Any]], name: str) -> None:
+    summary = run(name, privacy__noise="shares", clients__count=5, data__scenes__train_size=200)
+    assert summary["rounds"] == 2
+    assert 0 < summary["final"]["mAP"] <= 100
+
+
 def test_zero_shot_trains_nothing_spends_nothing_and_reports_the_frozen_model(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
