@@ -32,7 +32,6 @@ class MaPLe(Method):
     """
 
     name = "maple"
-    prompt_blocks = ("context", "deep", "maps_weight", "maps_bias")
     examples_per_chunk = 4
 
     def __init__(
@@ -55,6 +54,8 @@ class MaPLe(Method):
             raise UsageError(
                 f"method.maple.depth={self._depth}: the shallower tower of this backbone has {shallower} blocks"
             )
+        deep = ("deep",) if self._depth > 1 else ()
+        self.prompt_blocks = ("context", *deep, "maps_weight", "maps_bias")
         self.classes = classes
         self.pixel_shape = (backbone.patches, self._tower.patch_values)
         self._backbone = backbone
@@ -75,22 +76,20 @@ class MaPLe(Method):
         context[: len(phrase)] = phrase
         shallow, deep = (fresh_linear(random, "map", W, V) for _ in range(2))
         maps = [shallow] + (self._depth - 1) * [deep]
-        return {
-            "context": context,
-            "deep": fresh_tokens(random, self._depth - 1, count, W),
+        values = {"context": context}
+        if self._depth > 1:
+            values["deep"] = fresh_tokens(random, self._depth - 1, count, W)
+        return values | {
             "maps_weight": torch.stack([one["map_weight"] for one in maps]),
             "maps_bias": torch.stack([one["map_bias"] for one in maps]),
         }
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return text features and visual tokens as one vector ``[C D + depth k V]``."""
-        deep = {
-            index: DeepTokens(tokens=tokens) for index, tokens in enumerate(parameters["deep"], 1)
-        }
-        text = encode_context(self._backbone, self._suffixes, parameters["context"], deep)
-        tokens = torch.cat(
-            [parameters["context"].unsqueeze(0), parameters["deep"]]
-        )  # [depth, k, W]
+        context, later = parameters["context"], parameters.get("deep", ())
+        deep = {index: DeepTokens(tokens=tokens) for index, tokens in enumerate(later, 1)}
+        text = encode_context(self._backbone, self._suffixes, context, deep)
+        tokens = torch.stack([context, *later])  # [depth, k, W]
         visual = tokens @ parameters["maps_weight"].mT + parameters["maps_bias"].unsqueeze(1)
         return torch.cat([text.flatten(), visual.flatten()])
 

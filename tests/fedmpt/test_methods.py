@@ -455,3 +455,13 @@ def test_contexts_of_each_class_are_counted_and_refused_for_other_classes(
     assert method.encode_text(parameters).shape == (2 * len(CLASSES), backbone.width)
     with pytest.raises(UsageError, match="class_specific"):
         method.for_classes(UNSEEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["dualcoop", "poscoop", "scpnet", "fedtpg", "fedawa", "coop", "maple", "ram", "fedmvp"]
+)
+def test_methods_work_in_a_sketch(run: Callable[..., dict[str, Any]], name: str) -> None:
+    summary = run(name, privacy__space="sketch", train__optimizer="sgd")
+    assert summary["rounds"] == 2
+    assert 0 < summary["final"]["mAP"] <= 100
