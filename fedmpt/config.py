@@ -31,6 +31,11 @@ METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not impo
     "scpnet",
     "tcp",
     "fedtpg",
+    "fedpgp",
+    "fedawa",
+    "maple",
+    "ram",
+    "fedmvp",
     "coop",
     "promptfl",
     "zero-shot",
@@ -199,6 +204,54 @@ class FedTPGConfig(Section, frozen=True, kw_only=True):
     heads: Positive = 4
 
 
+class FedPGPConfig(Section, frozen=True, kw_only=True):
+    """FedPGP."""
+
+    tokens: Positive = 16
+    start: PromptStart = "normal"  # of the shared context
+    rank: Positive = 4  # of a client's own context
+    contrast_weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    contrast_temperature: PositiveFloat = 0.5
+
+
+class FedAWAConfig(Section, frozen=True, kw_only=True):
+    """FedAWA's weights; its clients are CoOp's."""
+
+    server_lr: PositiveFloat = 0.001  # of the score T of a client, one Adam step a round
+    start: Literal["share", "log-share"] = "share"  # of T: share of the images, or its logarithm
+
+
+class MaPLeConfig(Section, frozen=True, kw_only=True):
+    """MaPLe."""
+
+    tokens: Positive = 2
+    depth: Positive | None = None  # blocks with tokens of their own; None: three quarters (9 of 12)
+
+
+class RAMConfig(Section, frozen=True, kw_only=True):
+    """RAM."""
+
+    adapter_blocks: Positive | None = None  # last image blocks with adapters; None: a quarter
+    image_tokens: Positive = 8
+    text_blocks: Positive | None = None  # last blocks of the text tower with tokens; None: half
+    text_tokens: Positive = 4
+    teacher_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.05  # of the teacher in training's cost
+    transport_weight: PositiveFloat = 0.1
+    transport_iterations: Positive = 10
+
+
+class FedMVPConfig(Section, frozen=True, kw_only=True):
+    """FedMVP: as published, or the smaller network that the paper's Table 5 counts."""
+
+    variant: Literal["official", "reduced"] = "official"
+    descriptors: str | None = None  # JSON file: class -> sentences; None: general templates
+    image_tokens: Positive = 4  # official
+    heads: Positive | None = None  # None: 4 official, 8 reduced
+    text_tokens: Positive = 4  # reduced
+    hidden: Positive = 64  # reduced
+    consistency_weight: Annotated[float, msgspec.Meta(ge=0)] | None = None  # None: docs/methods.md
+
+
 class MethodConfig(Section, frozen=True, kw_only=True):
     """Which method, and its settings."""
 
@@ -212,6 +265,11 @@ class MethodConfig(Section, frozen=True, kw_only=True):
     scpnet: SCPNetConfig = SCPNetConfig()
     tcp: TCPConfig = TCPConfig()
     fedtpg: FedTPGConfig = FedTPGConfig()
+    fedpgp: FedPGPConfig = FedPGPConfig()
+    fedawa: FedAWAConfig = FedAWAConfig()
+    maple: MaPLeConfig = MaPLeConfig()
+    ram: RAMConfig = RAMConfig()
+    fedmvp: FedMVPConfig = FedMVPConfig()
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):

@@ -84,6 +84,7 @@ def train(
     weight: int,
     device: torch.device,
     order: np.random.Generator,
+    local: Parameters | None = None,
 ) -> Update:
     """Train without privacy.
 
@@ -97,12 +98,13 @@ def train(
         weight: this client's weight in the average.
         device: where to compute.
         order: shuffles the examples.
+        local: this client's own blocks; replaced by the trained ones, and no part of the update.
 
     Returns:
         The update with summed loss and number of examples seen.
     """
-    parameters = _leaves(spec, state, device)
-    optimizer = _optimizer(parameters, settings, lr)
+    parameters = _leaves(spec, state, device, local)
+    optimizer = make_optimizer(parameters, settings, lr)
     loss_sum, seen = 0.0, 0
     for positions in _epochs(len(data), settings, order):
         patches, labels = data.take(positions, device)
@@ -115,6 +117,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         seen += len(positions)
+    _keep(parameters, local)
     delta = spec.flatten(parameters) - state.vector
     return Update(delta=delta, weight=weight, loss_sum=loss_sum, examples=seen)
 
@@ -135,6 +138,7 @@ def train_privately(
     history: StepHistory,
     sketch: Sketch | None = None,
     prompt_chunk: int = 1,
+    local: Parameters | None = None,
 ) -> Update:
     """Train with DP-SGD; call it only for a round that is charged already.
 
@@ -157,6 +161,7 @@ def train_privately(
         history: counts the noised steps over rounds.
         sketch: of the encoder at ``state``, public and the same for all clients; for the ``sketch`` space.
         prompt_chunk: examples a backward pass, in the ``prompt`` space.
+        local: this client's own blocks; replaced by the trained ones, and no part of the update.
 
     Returns:
         The update. It carries no loss and no count of examples: those would be further releases.
@@ -164,8 +169,8 @@ def train_privately(
     Raises:
         privacy.StepError: the steps made are not those charged.
     """
-    parameters = _leaves(spec, state, device)
-    optimizer = _optimizer(parameters, settings, lr)
+    parameters = _leaves(spec, state, device, local)
+    optimizer = make_optimizer(parameters, settings, lr)
     space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
     shapes = released_shapes(method, space, parameters)
     gradient: PrivateGradient | LocalIntegerGradient = (
@@ -186,6 +191,7 @@ def train_privately(
             method.penalty(parameters, method.encode_text(parameters)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     gradient.finish()
+    _keep(parameters, local)
     return Update(delta=spec.flatten(parameters) - state.vector, weight=weight)
 
 
@@ -263,6 +269,22 @@ def make_space(
     return SketchSpace(sketch)
 
 
+def make_optimizer(
+    parameters: Parameters, settings: LocalSettings, lr: float
+) -> torch.optim.Optimizer:
+    """Return the local optimiser; every block is a group of its own, with its own learning rate."""
+    groups = [
+        {"params": [value], "lr": lr * settings.lr_multipliers.get(name, 1.0)}
+        for name, value in parameters.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, weight_decay=settings.weight_decay)
+
+
 def predict(method: Method, parameters: Parameters, bank: FeatureBank) -> NDArray[np.float32]:
     """Return the scores of all images of a bank: float32 ``[n, C]``."""
     with torch.no_grad():
@@ -309,23 +331,17 @@ def _rows(
     return rows | space.rows(rows.pop(TEXT_BLOCK))
 
 
-def _leaves(spec: ParameterSpec, state: GlobalState, device: torch.device) -> Parameters:
-    return {
-        name: value.requires_grad_() for name, value in spec.unflatten(state.vector, device).items()
-    }
+def _leaves(
+    spec: ParameterSpec, state: GlobalState, device: torch.device, local: Parameters | None
+) -> Parameters:
+    own = {name: value.detach().clone() for name, value in (local or {}).items()}
+    values = spec.unflatten(state.vector, device) | own
+    return {name: value.requires_grad_() for name, value in values.items()}
 
 
-def _optimizer(parameters: Parameters, settings: LocalSettings, lr: float) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [value], "lr": lr * settings.lr_multipliers.get(name, 1.0)}
-        for name, value in parameters.items()
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, weight_decay=settings.weight_decay)
+def _keep(parameters: Parameters, local: Parameters | None) -> None:
+    for name in local or {}:
+        local[name] = parameters[name].detach()  # type: ignore[index]
 
 
 def _epochs(

@@ -16,8 +16,8 @@ Letters: ``n`` images, ``C`` classes, ``T`` thresholds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ Labels: TypeAlias = NDArray[np.int8]  # [n, C]: 1, 0 or -1 (unknown)
 Counts: TypeAlias = NDArray[np.int64]  # [C]
 
 ORACLE_GRID = tuple(step / 10 for step in range(1, 10))
+_NOT_AVERAGED = ("threshold", "classes_scored", "classes_without_positives", "AP")
 TUNING_GRID = tuple(step / 100 for step in range(1, 100))
 
 _BLOCK_ENTRIES = 1 << 22  # scores sorted at a time, so that memory stays below about 300 MB
@@ -278,6 +279,18 @@ def evaluate(scores: Scores, labels: Labels, threshold: float = 0.5) -> Metrics:
         classes_without_positives=int((~scored).sum()),
         AP=tuple(None if np.isnan(value) else float(value) for value in precision),
     )
+
+
+def mean_metrics(several: Sequence[Metrics]) -> Metrics:
+    """Return the mean of every percentage over several models, all evaluated on the same labels and threshold."""
+    first = several[0]
+    names = [field.name for field in fields(Metrics) if field.name not in _NOT_AVERAGED]
+    means: dict[str, Any] = {
+        name: float(np.mean([getattr(one, name) for one in several])) for name in names
+    }
+    by_class = zip(*(one.AP for one in several), strict=True)
+    precision = tuple(None if values[0] is None else float(np.mean(values)) for values in by_class)
+    return replace(first, AP=precision, **means)
 
 
 def tuned_threshold(scores: Scores, labels: Labels, grid: Sequence[float] = TUNING_GRID) -> float:

@@ -123,7 +123,7 @@ def charged_plan(records: RunRecords, client: int = 0) -> DPPlan:
 def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) -> Subject:
     """Return the steps to be audited: of client 0, at the released model, on its charged plan."""
     method = federation.method
-    if method.inputs != "features":
+    if method.pixel_shape is not None:
         raise UsageError(
             f"{method.name} reads pixels; the checks need a method that reads features"
         )

@@ -10,6 +10,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fedmpt.clip._torchvision import ensure_torchvision
 from fedmpt.clip.text import TextTower, normalise
+from fedmpt.clip.vision import ImageTower
 from fedmpt.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -92,6 +94,19 @@ class Backbone:
         projection = self._model.visual.proj
         patches = tokens if projection is None else tokens @ projection
         return normalise(patches), normalise(output["image_features"])
+
+    @cached_property
+    def image_tower(self) -> ImageTower:
+        """The frozen image tower, block by block.
+
+        Raises:
+            WeightsError: it is not CLIP's own kind of tower.
+        """
+        return ImageTower(self._model.visual)
+
+    def patch_pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the pixels of the images' patches after preprocessing: float32 ``[B, M, Q]``, on the CPU."""
+        return self.image_tower.patchify(torch.stack([self._transform(image) for image in images]))
 
     @torch.no_grad()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:

@@ -73,7 +73,8 @@ class RoundRecord:
     Attributes:
         round: rounds done.
         rounds: rounds in all.
-        metrics: of the global model on the test split.
+        metrics: of the global model on the test split; the mean over clients where each has its own.
+        shared: of the shared blocks alone, where clients have blocks of their own.
         survivors: clients whose updates are in the sum.
         dropped: clients of the cohort that vanished, with the stage they missed.
         attempts: tries the round took; 1 unless too many clients vanished.
@@ -87,6 +88,7 @@ class RoundRecord:
     round: int
     rounds: int
     metrics: Metrics
+    shared: Metrics | None = None
     survivors: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
     attempts: int = 1
@@ -101,6 +103,7 @@ class RoundRecord:
         return {
             "round": self.round,
             **self.metrics.as_dict(),
+            "mAP_shared": self.shared.mAP if self.shared else None,
             "survivors": list(self.survivors),
             "dropped": [{"client": client, "stage": stage} for client, stage in self.dropped],
             "attempts": self.attempts,

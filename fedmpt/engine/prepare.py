@@ -6,9 +6,9 @@ Whatever can be wrong with what the user gave is found here, before a run folder
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
 from fedmpt.data.registry import load_dataset
 from fedmpt.engine.defaults import resolve
+from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
@@ -37,6 +38,8 @@ from fedmpt.seeds import generator
 from fedmpt.types import ClientId, ParameterSpec
 from secagg.ckks_presets import PRESETS
 from secagg.policy import MIN_MASKED_CLIENTS
+
+Encoded: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]  # [b, M, .], [b, .]
 
 
 class Progress(Protocol):
@@ -60,10 +63,12 @@ class Federation:
         zero_shot: the frozen CLIP over the classes that are tested on.
         train_bank: features of the training split.
         test_bank: features of the test split.
+        train_inputs: what the method trains on: the same features, or pixels.
+        test_inputs: what it is evaluated on.
         partition: who holds which training images.
         train_labels: int8 ``[n, C]``, after masking.
         initial: starting parameters.
-        spec: their layout.
+        spec: layout of those that clients share.
         schedule: the cohort of every round, public and independent of the method.
         digest: of configuration, frozen model and classes.
         space_reason: why gradients are clipped where they are; empty without privacy.
@@ -78,6 +83,8 @@ class Federation:
     zero_shot: ZeroShot
     train_bank: FeatureBank
     test_bank: FeatureBank
+    train_inputs: FeatureBank
+    test_inputs: FeatureBank
     partition: Partition
     train_labels: LabelMatrix
     initial: Parameters
@@ -115,7 +122,7 @@ class Federation:
     def client_data(self, client: ClientId) -> ClientData:
         """Return what a client holds."""
         rows = self.partition.clients[client]
-        return ClientData(bank=self.train_bank, rows=rows, labels=self.train_labels[rows])
+        return ClientData(bank=self.train_inputs, rows=rows, labels=self.train_labels[rows])
 
     def rounds_of(self, client: ClientId) -> int:
         """Return in how many rounds a client is scheduled."""
@@ -136,6 +143,13 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     config = resolve(config, data_name=dataset.name)
     method = build_method(backbone, dataset.classes, config.method)
+    if config.privacy.enabled and config.privacy.noise == "shares":
+        _check_shareable(method)
+    if method.aggregation == "fedawa" and config.train.weighting == "size":
+        raise UsageError(
+            f"train.weighting=size with --method {method.name}: its weights are learnt, starting from the clients' "
+            "sizes; leave weighting at uniform"
+        )
     initial = method.initial_parameters(config.seed)
     clients = _client_count(config, dataset)
     if initial:  # nothing to tune, no rounds
@@ -157,10 +171,16 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         zero_shot=ZeroShot(backbone, dataset.scored),
         train_bank=train_bank,
         test_bank=test_bank,
+        train_inputs=_pixels(backbone, dataset.train, "training pixels", progress)
+        if method.pixel_shape
+        else train_bank,
+        test_inputs=_pixels(backbone, dataset.test, "test pixels", progress)
+        if method.pixel_shape
+        else test_bank,
         partition=parts,
         train_labels=masked.train.labels,
         initial=initial,
-        spec=ParameterSpec.of(initial),
+        spec=ParameterSpec.of(split_blocks(method, initial)[0]),
         schedule=schedule if initial else (),
         digest=_digest(config, backbone, dataset.classes),
         space_reason=space_reason,
@@ -186,6 +206,20 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
         )
         bank = _bank(backbone, dataset.train, "training features", progress)
     return dataset, _partition(config, dataset, bank)
+
+
+def _check_shareable(method: Method) -> None:
+    """Raise a `UsageError` if a method needs more of a client's update than a share of the noise covers."""
+    if method.local_blocks:
+        raise UsageError(
+            f"--dp-noise shares with --method {method.name}: its clients tune blocks of their own, and what they "
+            "learn there would hold a share of the noise only; use --dp-noise local"
+        )
+    if method.aggregation == "fedawa":
+        raise UsageError(
+            f"--dp-noise shares with --method {method.name}: its weights come from several sums over each client's "
+            "own update, which holds a share of the noise only; use --dp-noise local"
+        )
 
 
 def resolve_device(name: str) -> str:
@@ -231,16 +265,38 @@ def _partition(config: Config, dataset: Dataset, bank: FeatureBank | None) -> Pa
 
 
 def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
-    def encode(
-        images: Sequence[Image.Image],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode(images: Sequence[Image.Image]) -> Encoded:
         patches, whole = backbone.encode_images(images)
         return patches.cpu().numpy(), whole.cpu().numpy()
 
+    return _filled(backbone, split, encode, kind="features", label=label, progress=progress)
+
+
+def _pixels(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+    """Return a bank of preprocessed pixels, in place of features, for methods that change the image tower."""
+
+    def encode(images: Sequence[Image.Image]) -> Encoded:
+        patches = backbone.patch_pixels(images)
+        return patches.numpy(), patches.mean(dim=1).numpy()
+
+    return _filled(backbone, split, encode, kind="pixels", label=label, progress=progress)
+
+
+def _filled(
+    backbone: Backbone,
+    split: Split,
+    encode: Callable[[Sequence[Image.Image]], Encoded],
+    *,
+    kind: str,
+    label: str,
+    progress: Progress,
+) -> FeatureBank:
+    # The backbone's fingerprint covers the preprocessing.
+    preprocessing = "with the backbone" if kind == "features" else f"{kind}, with the backbone"
     return open_or_fill(
         cache_directory(),
         backbone=backbone.fingerprint,
-        preprocessing="with the backbone",  # its fingerprint covers the preprocessing
+        preprocessing=preprocessing,
         split=split,
         encode=encode,
         progress=lambda done, total: progress.progress(label, done, total),

@@ -39,6 +39,10 @@ NATIVE: Final[dict[str, Optimiser]] = {
     "scpnet": Optimiser(optimizer="adam", lr=4e-5),
     "tcp": Optimiser(optimizer="adam", lr=2e-3),
     "fedtpg": Optimiser(lr=0.003, batch_size=200),
+    "fedpgp": Optimiser(lr=0.001),
+    "maple": Optimiser(lr=0.0035, batch_size=4),
+    "ram": Optimiser(optimizer="adamw", lr=5e-6),
+    "fedmvp": Optimiser(lr=0.003, batch_size=128),
 }
 
 

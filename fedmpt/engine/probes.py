@@ -26,6 +26,8 @@ _PATCHES: Final = 32
 _LABEL_SHARE: Final = 0.12  # of the classes in a probe
 _OBJECT_SHARE: Final = 0.3  # of the patches that show a labelled class
 _NOISE: Final = 0.8  # length of a patch's random part, beside a text feature of length 1
+_PIXEL_PROBES: Final = 8  # fewer, for each runs the image tower
+_PIXEL_NOISE: Final = 0.3  # in units of the spread of normalised pixels
 _MOVED: Final = 0.05  # what training adds to blocks that start at zero, whose neighbours have no gradient before
 _SMALLEST: Final = (
     1e-3  # in units of the largest norm: a block that hardly matters is not blown up without limit
@@ -61,15 +63,23 @@ def typical_norms(
     prompts = {name: moved[name] for name in method.prompt_blocks}
     with torch.no_grad():
         text = method.encode_text(moved)
-    patches, labels = _probes(text, len(method.classes), random)
+    if method.pixel_shape is None:
+        patches, labels = _probes(text, len(method.classes), random)
+    else:
+        patches, labels = _pixel_probes(method.pixel_shape, len(method.classes), random)
+        patches, labels = patches.to(text.device), labels.to(text.device)
     head = {name: value for name, value in moved.items() if name not in prompts} | {
         TEXT_BLOCK: text
     }
-    rows = per_example_gradients(method, head, patches, labels)
     where = make_space(space, method, sketch=sketch)
     where.encode(prompts)
-    rows |= where.rows(rows.pop(TEXT_BLOCK))
-    norms = {name: float(value.flatten(1).norm(dim=1).median()) for name, value in rows.items()}
+    each: dict[str, list[Tensor]] = {}
+    for part in torch.split(torch.arange(len(patches)), method.examples_per_chunk):
+        rows = per_example_gradients(method, head, patches[part], labels[part])
+        rows |= where.rows(rows.pop(TEXT_BLOCK))
+        for name, value in rows.items():
+            each.setdefault(name, []).append(value.flatten(1).norm(dim=1))
+    norms = {name: float(torch.cat(values).median()) for name, values in each.items()}
     largest = max(norms.values())
     if not largest > 0:
         raise UsageError(
@@ -84,8 +94,7 @@ def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor
     per_class = (
         text.reshape(-1, classes, text.shape[-1]).mean(0).cpu()
     )  # [C, D], over a method's variants
-    labels = torch.rand(_PROBES, classes, generator=random) < _LABEL_SHARE
-    labels[torch.arange(_PROBES), torch.randint(classes, (_PROBES,), generator=random)] = True
+    labels = _made_up_labels(_PROBES, classes, random)
     shown = torch.multinomial(
         labels.float(), _PATCHES, replacement=True, generator=random
     )  # [B, M]
@@ -95,3 +104,21 @@ def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor
     patches = torch.where(is_object, per_class[shown], per_class.mean(0)) + noise
     patches = torch.nn.functional.normalize(patches, dim=-1).to(text.device)
     return patches, labels.to(torch.int8).to(text.device)
+
+
+def _pixel_probes(
+    shape: tuple[int, int], classes: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the pixels of made-up images, patches of one colour with noise, and labels that mean nothing."""
+    patches, values = shape
+    colours = torch.randn(_PIXEL_PROBES, patches, 3, generator=random)
+    pixels = colours.repeat_interleave(values // 3, dim=-1)
+    pixels = pixels + _PIXEL_NOISE * torch.randn(pixels.shape, generator=random)
+    return pixels, _made_up_labels(_PIXEL_PROBES, classes, random).to(torch.int8)
+
+
+def _made_up_labels(count: int, classes: int, random: torch.Generator) -> Tensor:
+    """Return bool ``[count, C]`` with at least one label a row."""
+    labels = torch.rand(count, classes, generator=random) < _LABEL_SHARE
+    labels[torch.arange(count), torch.randint(classes, (count,), generator=random)] = True
+    return labels

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from fedmpt.engine.sites import Site
 from fedmpt.protect import Envelope
 from fedmpt.strategy.fedavg import fedavg
-from fedmpt.types import GlobalState
+from fedmpt.types import ClientId, GlobalState
 from privacy.sketch import Sketch
 from secagg import Aggregate, Layout
 from secagg import Update as SegmentValues
+
+
+class FurtherSum(Protocol):
+    """One more sum of a running round."""
+
+    def __call__(
+        self,
+        clients: tuple[ClientId, ...],
+        answer: Callable[[ClientId], SegmentValues],
+        broadcast: bytes,
+    ) -> Aggregate:
+        """Return the sum of what ``clients`` answer to what the server broadcast, which the sum is bound to."""
+        ...
 
 
 class Rounds(Protocol):
@@ -19,6 +33,11 @@ class Rounds(Protocol):
     @property
     def layout(self) -> Layout:
         """What is summed."""
+        ...
+
+    @property
+    def sums(self) -> int:
+        """Sums of a round."""
         ...
 
     @property
@@ -34,6 +53,10 @@ class Rounds(Protocol):
         Raises:
             privacy.BudgetExhausted: the client's budget does not admit the round.
         """
+        ...
+
+    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
+        """Make what further sums the round takes, and return the last."""
         ...
 
     def advance(
@@ -63,6 +86,11 @@ class AveragedUpdates:
         return self._envelope.layout
 
     @property
+    def sums(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def resubmit(self) -> bool:
         """True: an update that is noised already is no new release."""
         return True
@@ -72,6 +100,11 @@ class AveragedUpdates:
     ) -> SegmentValues:
         """Return a client's update after local training."""
         return self._envelope.seal(site.train(state, lr=lr, sketch=sketch))
+
+    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
+        """Return the first sum."""
+        del more
+        return first
 
     def advance(
         self, state: GlobalState, aggregate: Aggregate, *, lr: float, sketch: Sketch | None

@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 
 from fedmpt.engine.prepare import Federation
+from fedmpt.engine.rounds import FurtherSum
 from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST, SET_ASIDE
 from fedmpt.engine.sites import Site
 from fedmpt.errors import RunError, UsageError
-from fedmpt.learner import make_space, released_shapes
+from fedmpt.learner import make_optimizer, make_space, released_shapes
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import GlobalState
 from privacy import DPPlan, PrivacyUnit
@@ -45,7 +46,8 @@ class SharedNoise:
             name: value.detach().clone().requires_grad_()
             for name, value in federation.initial.items()
         }
-        self._optimizer = _optimizer(list(self._parameters.values()), federation)
+        self._optimizer = make_optimizer(self._parameters, federation.local, lr=1.0)
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._by_client = plans[0].unit is PrivacyUnit.CLIENT
         self.shapes = self._shapes(sketch)
         self._reader = IntegerGradient(plan=plans[0], shapes=self.shapes)
@@ -60,6 +62,11 @@ class SharedNoise:
         return self._envelope.layout
 
     @property
+    def sums(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def resubmit(self) -> bool:
         """False: the same query under two shares of noise would give away what one share hides."""
         return False
@@ -69,6 +76,11 @@ class SharedNoise:
     ) -> SegmentValues:
         """Return a client's noised query of this round, charged."""
         return self._envelope.seal(site.contribute(state, self.shapes, lr=lr, sketch=sketch))
+
+    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
+        """Return the first sum."""
+        del more
+        return first
 
     def loss(self, aggregate: Aggregate) -> None:
         """None: no loss leaves a client."""
@@ -92,11 +104,15 @@ class SharedNoise:
             space = make_space(self._plans[0].space, federation.method, sketch=sketch)
             space.encode({n: self._parameters[n].detach() for n in federation.method.prompt_blocks})
             released |= space.to_prompt_gradient(released)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
+            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * lr
             for name, value in self._parameters.items():
                 # losses are summed over a batch, as in the learner
                 value.grad = released[name].to(value) * federation.local.batch_size
+            method = federation.method
+            if method.has_penalty:  # touches no data
+                text = method.encode_text(self._parameters)
+                method.penalty(self._parameters, text).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             vector = federation.spec.flatten(self._parameters)
         if not torch.isfinite(torch.from_numpy(vector)).all():
@@ -128,10 +144,3 @@ class SharedNoise:
                 f"--dp-noise shares: discrete noise would take {spent:.2g} of delta {plan.delta:.2g}, more than the "
                 f"{SET_ASIDE:.0%} set aside; use fewer rounds or a smaller space"
             )
-
-
-def _optimizer(values: list[torch.Tensor], federation: Federation) -> torch.optim.Optimizer:
-    local = federation.local
-    if local.optimizer == "adam":
-        return torch.optim.Adam(values, weight_decay=local.weight_decay)
-    return torch.optim.SGD(values, lr=0.0, momentum=local.momentum, weight_decay=local.weight_decay)

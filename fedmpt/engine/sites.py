@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
+from fedmpt.engine.adaptive_client import AdaptiveClient
 from fedmpt.engine.ledgers import head_record
+from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.probes import typical_norms
 from fedmpt.engine.share_terms import (
@@ -26,8 +28,10 @@ from fedmpt.engine.share_terms import (
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import RunError, UsageError
 from fedmpt.learner import query_privately, train, train_privately
+from fedmpt.methods.base import Parameters
 from fedmpt.protect import LedgeredSession
 from fedmpt.seeds import generator
+from fedmpt.strategy.fedawa import start_score
 from fedmpt.types import ClientId, FloatVector, GlobalState, Update
 from privacy import (
     Arithmetic,
@@ -158,8 +162,20 @@ class Site:
         federation: Federation,
         session: LedgeredSession,
         guard: _Guard | None,
+        folder: Path,
     ) -> None:
+        """Set up a client.
+
+        Args:
+            client: its id.
+            federation: the run.
+            session: its end of secure aggregation.
+            guard: its privacy account; None without privacy.
+            folder: where clients keep what is their own.
+        """
         self.client = client
+        _, own = split_blocks(federation.method, federation.initial)
+        self._local = LocalBlocks(own, folder / f"client-{client:03d}.safetensors")
         self.session = session
         self._federation = federation
         self._data = federation.client_data(client)
@@ -167,11 +183,17 @@ class Site:
         weighted = federation.config.train.weighting == "size"
         size = guard.plan.n_pub if guard is not None else len(self._data)
         self.weight = size if weighted else 1
+        self.adaptive = _adaptive_client(federation, client)
 
     @property
     def plan(self) -> DPPlan | None:
         """The privacy plan, if training is private."""
         return self._guard.plan if self._guard is not None else None
+
+    @property
+    def local(self) -> Parameters:
+        """The client's own blocks; they are for its own evaluation and never sent."""
+        return self._local.values
 
     @property
     def epsilon(self) -> float | None:
@@ -193,7 +215,7 @@ class Site:
         device = federation.backbone.device
         if self._guard is None:
             order = generator(federation.config.seed, "batches", self.client, number)
-            return train(
+            update = train(
                 federation.method,
                 federation.spec,
                 state,
@@ -203,7 +225,10 @@ class Site:
                 weight=self.weight,
                 device=device,
                 order=order,
+                local=self._local.values,
             )
+            self._local.keep()
+            return update
         guard = self._guard
         charge, admission = guard.budget.charge(number)
         guard.run_epsilon = admission.run_epsilon
@@ -223,8 +248,10 @@ class Site:
             history=guard.history,
             sketch=sketch,
             prompt_chunk=federation.config.privacy.prompt_chunk,
+            local=self._local.values,
         )
         guard.require_charged()
+        self._local.keep()
         return update
 
     def contribute(
@@ -322,6 +349,17 @@ class Site:
             "lifetime_epsilon": guard.ledger.terms.lifetime_epsilon,
             "ledger_head": head_record(guard.ledger),
         }
+
+
+def _adaptive_client(federation: Federation, client: ClientId) -> AdaptiveClient | None:
+    """Return a client's side of adaptive weights, started from declared sizes; None with another aggregation."""
+    if federation.method.aggregation != "fedawa":
+        return None
+    settings, sizes = federation.config.method.fedawa, public_sizes(federation)
+    score = start_score(sizes[client], sum(sizes), logarithmic=settings.start == "log-share")
+    return AdaptiveClient(
+        score, lr=settings.server_lr, reports_loss=not federation.config.privacy.enabled
+    )
 
 
 def make_guards(plans: list[DPPlan], opened: list[tuple[Ledger, Budget]]) -> list[_Guard]:

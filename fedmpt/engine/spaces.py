@@ -22,7 +22,7 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
     """Return the configuration with a space in place of ``auto``, and the reason in words.
 
     The rule is public: noise has as many coordinates as what is noised, so ``text`` is taken where the text features
-    have no more values than the prompts, else ``sketch``; with another optimiser than SGD, ``text``.
+    have no more values than the prompts, else ``sketch``; where a sketch does not serve, ``text``.
 
     Args:
         config: the resolved configuration but for ``privacy.space``.
@@ -30,12 +30,18 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
         parameters: its starting parameters.
 
     Raises:
-        UsageError: ``sketch`` with an optimiser that is not linear in the gradient.
+        UsageError: ``sketch`` with an optimiser that is not linear in the gradient, or with a method whose prompts
+            leave the sketch's directions.
     """
     if not config.privacy.enabled or not parameters:
         return config, ""
     space, reason = config.privacy.space, "as asked for"
     linear = config.train.optimizer == "sgd"
+    unsketchable = _why_not_sketched(method)
+    if space == "sketch" and unsketchable:
+        raise UsageError(
+            f"--dp-space sketch with --method {method.name}: {unsketchable}; use --dp-space text"
+        )
     if space == "sketch" and not linear:
         raise UsageError(
             f"--dp-space sketch with train.optimizer={config.train.optimizer}: the sketch holds along a few directions "
@@ -46,12 +52,23 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
         prompts = sum(parameters[name].numel() for name in method.prompt_blocks)
         with torch.no_grad():
             text = method.encode_text(parameters).numel()
-        space = "sketch" if linear and text > prompts else "text"
+        space = "sketch" if linear and not unsketchable and text > prompts else "text"
         reason = f"by rule: text features have {text:,} values, prompts {prompts:,}"
-        if not linear:
+        if unsketchable:
+            reason = f"by rule: {unsketchable}"
+        elif not linear:
             reason = f"by rule: {config.train.optimizer} is not linear in the gradient"
     replace = msgspec.structs.replace
     return replace(config, privacy=replace(config.privacy, space=space)), reason
+
+
+def _why_not_sketched(method: Method) -> str:
+    """Return why one sketch of the encoder does not serve all steps and clients of a round; empty if it does."""
+    if method.local_blocks:
+        return "clients have prompts of their own, so that one sketch does not fit all"
+    if method.has_penalty:
+        return "a term of the loss moves prompts out of the sketch's directions"
+    return ""
 
 
 def round_sketch(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from safetensors.torch import save
 
 from fedmpt.config import Config, to_toml
 from fedmpt.data.features import cache_directory
+from fedmpt.engine.adaptive import AdaptiveUpdates
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
@@ -26,9 +30,11 @@ from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.learner import predict
-from fedmpt.metrics import Metrics, evaluate
+from fedmpt.methods.base import Parameters
+from fedmpt.metrics import Metrics, evaluate, mean_metrics
 from fedmpt.protect import Envelope, round_context
 from fedmpt.runstore import LEDGER_FOLDER, RunStore
+from fedmpt.strategy.fedawa import LARGEST_WEIGHT
 from fedmpt.types import ClientId, GlobalState, RoundPlan
 from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
 from privacy.sketch import Sketch
@@ -90,7 +96,13 @@ def train(
         opened = open_budgets(ledgers, plans, stack=stack, accountant=accountant) if private else []
         guards = make_guards(plans, opened) if private else None
         sites = [
-            Site(client, federation, session, guards[client] if guards is not None else None)
+            Site(
+                client,
+                federation,
+                session,
+                guards[client] if guards is not None else None,
+                store.folder / "local",
+            )
             for client, session in aggregation.sessions.items()
         ]
         store.write_text("config.toml", to_toml(config))
@@ -100,7 +112,7 @@ def train(
         store.write_bytes("roster.json", aggregation.roster.to_json())
         store.write_json("protocol.json", protocol_record(federation))
         planned = [budget.planned.epsilon for _, budget in opened]
-        listener.preview(_preview(federation, aggregation, plans, planned))
+        listener.preview(_preview(federation, aggregation, plans, planned, sums=rounds.sums))
         run = _Run(federation, store, listener)
         run.execute(aggregation, rounds, sites)
         accounts = [account for site in sites if (account := site.close()) is not None]
@@ -171,12 +183,13 @@ class _Run:
         if aggregate.transcript.log:  # CKKS rounds have none
             self._store.write_transcript(plan.round, aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
-        metrics = self._evaluate()
+        metrics, shared = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
         record = RoundRecord(
             round=plan.round,
             rounds=len(self._federation.schedule),
             metrics=metrics,
+            shared=shared,
             survivors=aggregate.survivors,
             dropped=tuple((c, stage.name.lower()) for c, stage in aggregate.dropped.items()),
             attempts=attempts,
@@ -220,9 +233,21 @@ class _Run:
             finally:
                 training += time.perf_counter() - started
 
+        def more(
+            clients: tuple[ClientId, ...],
+            answer: Callable[[ClientId], SegmentValues],
+            broadcast: bytes,
+        ) -> Aggregate:
+            """Make a further sum of the same round."""
+            bound = hashlib.sha256(context + broadcast).digest()
+            aggregate, _ = self._aggregation.run(
+                clients, answer, resubmit=True, context=bound, lost=lambda _: {}
+            )
+            return aggregate
+
         started = time.perf_counter()
         try:
-            result = self._aggregation.run(
+            first, attempts = self._aggregation.run(
                 plan.cohort,
                 contribute,
                 resubmit=self._rounds.resubmit,
@@ -235,22 +260,37 @@ class _Run:
                     attempt=attempt,
                 ),
             )
+            result = self._rounds.complete(first, more)
         except RoundAborted as error:
             if refusals:  # the reason is the budget, not the protocol
                 raise refusals[-1] from error
             raise
         self._phase["train"] += training
         self._phase["secagg"] += time.perf_counter() - started - training
-        return result
+        return result, attempts
 
-    def _evaluate(self) -> Metrics:
+    def _evaluate(self) -> tuple[Metrics, Metrics | None]:
+        """Return the model's metrics on the test split.
+
+        Where clients have blocks of their own, these are means over the clients' models, and the second are those of
+        the shared blocks alone (own blocks at zero); otherwise the second is None.
+        """
         started = time.perf_counter()
         federation = self._federation
         parameters = federation.spec.unflatten(self.state.vector, federation.backbone.device)
-        scores = predict(federation.scorer, parameters, federation.test_bank)
-        metrics = evaluate(scores, federation.test_labels)
+
+        def metrics_with(own: Parameters) -> Metrics:
+            scores = predict(federation.scorer, parameters | own, federation.test_inputs)
+            return evaluate(scores, federation.test_labels)
+
+        if federation.method.local_blocks:
+            metrics = mean_metrics([metrics_with(site.local) for site in self._sites])
+            zeros = {n: torch.zeros_like(v) for n, v in self._sites[0].local.items()}
+            shared = metrics_with(zeros)
+        else:
+            metrics, shared = metrics_with({}), None
         self._phase["evaluate"] += time.perf_counter() - started
-        return metrics
+        return metrics, shared
 
     def evaluate_frozen(self) -> None:
         """Record the frozen CLIP as round 0."""
@@ -301,6 +341,9 @@ class _Run:
             "zero_shot": _headline(first),
             "zero_shot_class_token": _headline(self._zero_shot_global or first),
             "final": _headline(last),
+            "final_shared": _headline(self._records[-1].shared)
+            if self._records[-1].shared
+            else None,
             "final_top_k": top_k_figures(last),
             "final_AP": dict(zip(federation.dataset.scored, last.AP, strict=True)),
             "privacy": {
@@ -340,17 +383,22 @@ def _rounds(federation: Federation, plans: list[DPPlan]) -> Rounds:
             federation.config, federation.method, federation.initial, round_number=0
         )
         return SharedNoise(federation, plans, sketch)
-    return AveragedUpdates(_envelope(federation, plans))
+    envelope = _envelope(federation, plans)
+    adaptive = federation.method.aggregation == "fedawa"
+    return AdaptiveUpdates(envelope) if adaptive else AveragedUpdates(envelope)
 
 
 def _envelope(federation: Federation, plans: list[DPPlan]) -> Envelope:
     config = federation.config
     sizes = [plan.n_pub for plan in plans] or [len(rows) for rows in federation.partition.clients]
+    largest_weight = max(sizes) if config.train.weighting == "size" else 1
+    if federation.method.aggregation == "fedawa":
+        largest_weight = LARGEST_WEIGHT
     return Envelope.of(
         size=federation.spec.size,
         config=config.secagg,
         private=config.privacy.enabled,
-        largest_weight=max(sizes) if config.train.weighting == "size" else 1,
+        largest_weight=largest_weight,
         largest_examples=max(sizes) * config.train.local_epochs,
     )
 
@@ -375,6 +423,8 @@ def _preview(
     aggregation: Aggregation,
     plans: list[DPPlan],
     planned: list[float],
+    *,
+    sums: int,
 ) -> Preview:
     config, local = federation.config, federation.local
     cohort = len(federation.schedule[0])
@@ -411,8 +461,8 @@ def _preview(
         secagg=config.secagg.mode,
         statement=aggregation.statement,
         tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
-        bytes_up=predicted.mean_up(),
-        bytes_down=predicted.mean_down(),
+        bytes_up=sums * predicted.mean_up(),
+        bytes_down=sums * predicted.mean_down(),
         setup_bytes=_setup_bytes(aggregation),
     )
 

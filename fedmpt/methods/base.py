@@ -28,8 +28,8 @@ class Method(Protocol):
         classes: the scored classes, in label order.
         prompt_blocks: names of the parameters that only `encode_text` reads; the others are read by `score`.
         local_blocks: names of the parameters that are each client's own: never sent, kept over rounds.
-        inputs: what a row of patches is: ``features`` of the frozen image tower, computed once, or its ``pixels``, for
-            methods that change the image tower.
+        pixel_shape: (patches, values of a patch) for methods that change the image tower, whose patches are pixels;
+            None where patches are features of the frozen tower, computed once.
         examples_per_chunk: examples whose gradients are held at a time under privacy.
         has_penalty: whether the loss has a term that no example touches.
         aggregation: how clients' updates become the next global state.
@@ -39,7 +39,7 @@ class Method(Protocol):
     classes: tuple[str, ...]
     prompt_blocks: tuple[str, ...]
     local_blocks: tuple[str, ...] = ()
-    inputs: Literal["features", "pixels"] = "features"
+    pixel_shape: tuple[int, int] | None = None
     examples_per_chunk: int = 64
     has_penalty: bool = False
     aggregation: Literal["fedavg", "fedawa"] = "fedavg"

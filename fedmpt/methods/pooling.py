@@ -94,17 +94,21 @@ class SinglePromptHead:
         return self.scale * (similarity - self.constant)
 
 
+def made_up_images() -> list[Image.Image]:
+    """Return images of smooth random colours, always the same: something public to look at."""
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (_MADE_UP, *_COLOUR_GRID, 3), dtype=np.uint8)
+    return [
+        Image.fromarray(grid).resize(_MADE_UP_SIZE, Image.Resampling.BICUBIC) for grid in colours
+    ]
+
+
 def public_similarity(backbone: Backbone, classes: tuple[str, ...]) -> float:
-    """Return the mean pooled similarity of frozen CLIP's class features to made-up images of smooth random colours.
+    """Return the mean pooled similarity of frozen CLIP's class features to made-up images.
 
     A function of the frozen model and the class names alone, so it costs no privacy.
     """
-    random = np.random.default_rng(0)
-    colours = random.integers(0, 256, (_MADE_UP, *_COLOUR_GRID, 3), dtype=np.uint8)
-    images = [
-        Image.fromarray(grid).resize(_MADE_UP_SIZE, Image.Resampling.BICUBIC) for grid in colours
-    ]
-    patches, _ = backbone.encode_images(images)
+    patches, _ = backbone.encode_images(made_up_images())
     return float(pooled_similarity(patches, frozen_features(backbone, classes)).mean())
 
 

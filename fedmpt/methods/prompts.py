@@ -6,7 +6,7 @@ Dimensions: ``k`` learnt tokens, ``C`` classes, ``W`` text width, ``D`` joint wi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -17,6 +17,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import DeepTokens, Suffixes, normalise
 from fedmpt.config import PromptStart
 from fedmpt.methods.base import Parameters
+from fedmpt.seeds import seed_of
 
 TOKEN_SPREAD: Final = 0.02  # standard deviation of fresh tokens, CLIP's own
 START_PHRASE: Final = (
@@ -28,6 +29,14 @@ TEMPLATE: Final = START_PHRASE + " {}."
 def fresh_tokens(random: torch.Generator, *shape: int) -> Tensor:
     """Return tokens drawn from N(0, 0.02)."""
     return TOKEN_SPREAD * torch.randn(shape, generator=random)
+
+
+def drawn(
+    backbone: Backbone, seed: int, initial: Callable[[torch.Generator], Parameters]
+) -> Parameters:
+    """Return what ``initial`` draws for the experiment seed ``seed``, where the backbone lives."""
+    random = torch.Generator().manual_seed(seed_of(seed, "initial-parameters"))
+    return {name: value.to(backbone.device) for name, value in initial(random).items()}
 
 
 def start_tokens(

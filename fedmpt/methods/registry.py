@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import MethodConfig
@@ -12,9 +12,14 @@ from fedmpt.methods.base import Method
 from fedmpt.methods.coop import CoOpPrompts
 from fedmpt.methods.dualcoop import DualPrompts
 from fedmpt.methods.fedmpt import FedMPT
+from fedmpt.methods.fedmvp import FedMVP
+from fedmpt.methods.fedmvp_reduced import ReducedFedMVP
+from fedmpt.methods.fedpgp import PersonalPrompts
 from fedmpt.methods.fedtpg import GeneratedPrompts
+from fedmpt.methods.maple import MaPLe
 from fedmpt.methods.pooling import SinglePromptHead, paired_probabilities
 from fedmpt.methods.poscoop import PositivePrompts
+from fedmpt.methods.ram import RAM
 from fedmpt.methods.scpnet import GraphPrompts
 from fedmpt.methods.tcp import KnowledgePrompts
 from fedmpt.methods.text_method import PromptEncoder, TextMethod
@@ -31,12 +36,30 @@ def _fedmpt(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) 
     return FedMPT(backbone, classes, config.fedmpt, conditions)
 
 
-def _single(make: MakeEncoder) -> Build:
+def _maple(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    head = SinglePromptHead.of(backbone, classes, config.head)
+    return MaPLe(backbone, classes, config.maple, head, config.loss)
+
+
+def _ram(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    return RAM(backbone, classes, config.ram, config.head, config.loss)
+
+
+def _fedmvp(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    head = SinglePromptHead.of(backbone, classes, config.head)
+    kind = FedMVP if config.fedmvp.variant == "official" else ReducedFedMVP
+    return kind(backbone, classes, config.fedmvp, head, config.loss)
+
+
+def _single(make: MakeEncoder, *, aggregation: Literal["fedavg", "fedawa"] = "fedavg") -> Build:
     """Return the builder of a method with one text feature a class."""
 
     def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
         head = SinglePromptHead.of(backbone, classes, config.head)
-        return TextMethod(config.name, backbone, make(backbone, classes, config), head, config.loss)
+        encoder = make(backbone, classes, config)
+        return TextMethod(
+            config.name, backbone, encoder, head, config.loss, aggregation=aggregation
+        )
 
     return build
 
@@ -51,7 +74,11 @@ def _paired(make: MakeEncoder) -> Build:
     return build
 
 
-_coop = _single(lambda b, classes, config: CoOpPrompts(b, classes, config.coop))
+def _coop_prompts(
+    backbone: Backbone, classes: tuple[str, ...], config: MethodConfig
+) -> PromptEncoder:
+    return CoOpPrompts(backbone, classes, config.coop)
+
 
 METHODS: Final[dict[str, Build]] = {
     "fedmpt": _fedmpt,
@@ -60,8 +87,13 @@ METHODS: Final[dict[str, Build]] = {
     "scpnet": _single(lambda b, classes, config: GraphPrompts(b, classes, config.scpnet)),
     "tcp": _single(lambda b, classes, config: KnowledgePrompts(b, classes, config.tcp)),
     "fedtpg": _single(lambda b, classes, config: GeneratedPrompts(b, classes, config.fedtpg)),
-    "coop": _coop,
-    "promptfl": _coop,
+    "fedpgp": _single(lambda b, classes, config: PersonalPrompts(b, classes, config.fedpgp)),
+    "fedawa": _single(_coop_prompts, aggregation="fedawa"),
+    "maple": _maple,
+    "ram": _ram,
+    "fedmvp": _fedmvp,
+    "coop": _single(_coop_prompts),
+    "promptfl": _single(_coop_prompts),
     "zero-shot": _single(lambda b, classes, config: FrozenPrompts(b, classes)),
 }
 

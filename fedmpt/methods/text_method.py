@@ -17,7 +17,7 @@ from fedmpt.config import LossConfig
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import configured_loss
 from fedmpt.methods.pooling import Head
-from fedmpt.seeds import seed_of
+from fedmpt.methods.prompts import drawn
 
 
 class PromptEncoder(Protocol):
@@ -87,9 +87,7 @@ class TextMethod(Method):
 
     def initial_parameters(self, seed: int) -> Parameters:
         """Return the starting parameters of the experiment seed ``seed``."""
-        random = torch.Generator().manual_seed(seed_of(seed, "initial-parameters"))
-        values = self._encoder.initial(random)
-        return {name: value.to(self._backbone.device) for name, value in values.items()}
+        return drawn(self._backbone, seed, self._encoder.initial)
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return the encoder's text features ``[P, D]``."""

@@ -14,7 +14,15 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.config import METHOD_NAMES, FedMPTConfig, HeadConfig, MethodConfig, load_config
+from fedmpt.config import (
+    METHOD_NAMES,
+    FedMPTConfig,
+    FedMVPConfig,
+    HeadConfig,
+    MaPLeConfig,
+    MethodConfig,
+    load_config,
+)
 from fedmpt.data.features import FeatureBank
 from fedmpt.engine.train import train
 from fedmpt.errors import UsageError
@@ -37,7 +45,11 @@ CLASSES = ("cat", "dog", "dining table", "bus")
 UNSEEN = ("dog", "horse", "cat")
 VOC = tuple(f"class {number}" for number in range(20))
 CPU = torch.device("cpu")
-TUNED = tuple(name for name in METHOD_NAMES if name != "zero-shot")
+REDUCED = "fedmvp reduced"
+KINDS = (*METHOD_NAMES, REDUCED)
+ON_PIXELS = ("maple", "ram", "fedmvp", REDUCED)
+ON_FEATURES = tuple(name for name in KINDS if name not in ON_PIXELS)
+TUNED = tuple(name for name in KINDS if name != "zero-shot")
 
 COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce the paper's Table 5 where it has one
     "dualcoop": 2 * 16 * 512,
@@ -45,6 +57,12 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
     "scpnet": 2_099_200,
     "tcp": 331_904,
     "fedtpg": 4_206_080,
+    "fedpgp": 10_304,
+    "fedawa": 8_192,
+    "maple": 3_555_072,
+    "ram": 13_022_316,
+    "fedmvp": 9_845_760,
+    REDUCED: 1_135_424,
     "coop": 8_192,
     "promptfl": 8_192,
     "zero-shot": 0,
@@ -54,7 +72,14 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
 
 def _config(name: str) -> MethodConfig:
     own = FedMPTConfig(conditions=("shape", "action"), adapter_rank=3, gate_rank=2)
-    return MethodConfig(name=name, fedmpt=own, head=HeadConfig(offset="image-mean"))
+    name, _, variant = name.partition(" ")
+    return MethodConfig(
+        name=name,
+        fedmpt=own,
+        head=HeadConfig(offset="image-mean"),
+        maple=MaPLeConfig(depth=2),
+        fedmvp=FedMVPConfig(variant="reduced" if variant else "official"),
+    )
 
 
 def _method(backbone: Backbone, name: str, classes: tuple[str, ...] = CLASSES) -> Method:
@@ -72,6 +97,8 @@ def _moved(method: Method) -> Parameters:
 
 def _patches(method: Method, backbone: Backbone, count: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(5)
+    if method.pixel_shape is not None:
+        return torch.randn(count, *method.pixel_shape, generator=random)
     patches = torch.randn(count, backbone.patches, backbone.width, generator=random)
     # Shorter than unit length: random features differ so much that 100 times their cosines saturates a sigmoid.
     return 0.05 * torch.nn.functional.normalize(patches, dim=-1)
@@ -99,6 +126,7 @@ def vit_b16() -> Backbone:
     """A stand-in with ViT-B/16's shapes and no weights."""
     stub = SimpleNamespace(
         text=_VitB16Text(),
+        image_tower=SimpleNamespace(width=768, grid=(14, 14), patch_values=768, blocks=12 * [None]),
         width=512,
         patches=196,
         logit_scale=100.0,
@@ -111,18 +139,19 @@ def vit_b16() -> Backbone:
 
 def test_the_names_in_the_help_are_the_methods_there_are() -> None:
     assert tuple(METHODS) == METHOD_NAMES
-    assert set(COUNTS) == set(METHOD_NAMES)
+    assert set(COUNTS) == set(KINDS)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_counted_parameters_at_vit_b16_shape(name: str) -> None:
     conditions = ("background", "position", "shape", "action")
     own = FedMPTConfig(adapter_rank=32, gate_rank=32, conditions=conditions)
-    method = build_method(vit_b16(), VOC, MethodConfig(name=name, fedmpt=own))
+    config = msgspec.structs.replace(_config(name), fedmpt=own, maple=MaPLeConfig())
+    method = build_method(vit_b16(), VOC, config)
     assert ParameterSpec.of(method.initial_parameters(0)).size == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_scores_are_probabilities_of_each_example_alone(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
     parameters, patches = _moved(method), _patches(method, backbone, 5)
@@ -135,7 +164,7 @@ def test_scores_are_probabilities_of_each_example_alone(backbone: Backbone, name
     assert torch.allclose(scores, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_loss_of_an_example_is_its_own(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
     parameters, patches, labels = _moved(method), _patches(method, backbone, 4), _labels(4)
@@ -150,11 +179,10 @@ def test_the_loss_of_an_example_is_its_own(backbone: Backbone, name: str) -> Non
     assert losses.min() > 0
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", ON_FEATURES)
 def test_permuting_patches_changes_nothing(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
-    if method.inputs == "pixels":
-        pytest.skip("an image tower knows where a patch is")
+    assert method.pixel_shape is None
     parameters, patches = _moved(method), _patches(method, backbone, 3)
     text = method.encode_text(parameters)
     shuffled = patches[:, torch.randperm(backbone.patches)]
@@ -162,7 +190,7 @@ def test_permuting_patches_changes_nothing(backbone: Backbone, name: str) -> Non
     assert torch.allclose(method.score(parameters, text, shuffled), scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_order_of_classes_is_the_order_of_scores(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
     parameters, patches = _moved(method), _patches(method, backbone, 3)
@@ -173,18 +201,18 @@ def test_the_order_of_classes_is_the_order_of_scores(backbone: Backbone, name: s
     assert torch.allclose(permuted, scores[:, order], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_tuned_parameters_serve_other_classes(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
     other = method.for_classes(UNSEEN)
     assert other.classes == UNSEEN
-    assert other.name == name
+    assert other.name == method.name
     parameters = _moved(method)
     scores = other.score(parameters, other.encode_text(parameters), _patches(method, backbone, 2))
     assert scores.shape == (2, len(UNSEEN))
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_start_depends_on_the_seed_alone(backbone: Backbone, name: str) -> None:
     method = _method(backbone, name)
     first, again, other = (method.initial_parameters(seed) for seed in (1, 1, 2))
@@ -204,7 +232,10 @@ def test_every_block_has_a_gradient_once_training_has_begun(backbone: Backbone, 
     for block, value in parameters.items():
         assert value.grad is not None, block
         assert torch.isfinite(value.grad).all(), block
-        assert value.grad.abs().max() > 0, block
+        if not block.endswith(
+            "key_bias"
+        ):  # a softmax does not see what is added to all its entries
+            assert value.grad.abs().max() > 0, block
 
 
 def _client(method: Method, backbone: Backbone, count: int = 6) -> ClientData:
@@ -230,10 +261,15 @@ def test_per_example_gradients_equal_a_loop_over_examples(backbone: Backbone, na
             patches[one],
             labels[one],
         ).sum().backward()
+        scale = max(
+            float(leaf.grad.abs().max()) for leaf in leaves.values() if leaf.grad is not None
+        )
+        assert scale > 0
         for block, leaf in leaves.items():
             assert leaf.grad is not None
-            scale = leaf.grad.abs().max()
-            assert torch.allclose(rows[block][index], leaf.grad, rtol=1e-3, atol=1e-4 * scale)
+            assert torch.allclose(rows[block][index], leaf.grad, rtol=1e-3, atol=1e-5 * scale), (
+                block
+            )
 
 
 @pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
@@ -337,7 +373,8 @@ def run(
         config = load_config(
             options={
                 "backbone.name": f"local-dir:{deep_checkpoint}",
-                "method.name": name,
+                "method.name": name.partition(" ")[0],
+                "method.fedmvp.variant": "reduced" if name == REDUCED else "official",
                 # Towers with random weights saturate scores at the usual starts.
                 "method.poscoop.negative_start": "text",
                 "method.head.offset": "image-mean",
@@ -361,12 +398,28 @@ def test_a_small_federation_tunes_the_method(
     run: Callable[..., dict[str, Any]], name: str, private: bool
 ) -> None:
     summary = run(name, privacy__enabled=private)
-    assert summary["method"] == name
+    assert summary["method"] == name.partition(" ")[0]
     assert summary["rounds"] == 2
     assert 0 < summary["final"]["mAP"] <= 100
     if private:
         epsilons = [account["epsilon"] for account in summary["privacy"]["clients"]]
         assert 0 < max(epsilons) <= 8
+
+
+@pytest.mark.parametrize("name", ["fedpgp", "fedawa"])
+def test_shared_noise_is_refused_where_a_client_uses_its_update_more_than_once(
+    run: Callable[..., dict[str, Any]], name: str
+) -> None:
+    with pytest.raises(UsageError, match="share of the noise only"):
+        run(name, privacy__noise="shares", clients__count=4, data__scenes__train_size=160)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coop", "tcp", "maple"])
+def test_methods_work_with_shared_noise(run: Callable[..., dict[str, Any]], name: str) -> None:
+    summary = run(name, privacy__noise="shares", clients__count=5, data__scenes__train_size=200)
+    assert summary["rounds"] == 2
+    assert 0 < summary["final"]["mAP"] <= 100
 
 
 def test_zero_shot_trains_nothing_spends_nothing_and_reports_the_frozen_model(
@@ -402,3 +455,13 @@ def test_contexts_of_each_class_are_counted_and_refused_for_other_classes(
     assert method.encode_text(parameters).shape == (2 * len(CLASSES), backbone.width)
     with pytest.raises(UsageError, match="class_specific"):
         method.for_classes(UNSEEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["dualcoop", "poscoop", "scpnet", "fedtpg", "fedawa", "coop", "maple", "ram", "fedmvp"]
+)
+def test_methods_work_in_a_sketch(run: Callable[..., dict[str, Any]], name: str) -> None:
+    summary = run(name, privacy__space="sketch", train__optimizer="sgd")
+    assert summary["rounds"] == 2
+    assert 0 < summary["final"]["mAP"] <= 100

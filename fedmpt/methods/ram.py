@@ -1,0 +1,273 @@
+"""RAM: local features from value-value attention with adapters, matched to classes by transport, beside global ones.
+
+Normalisation inside the adapters is over groups of channels of one image. The original's is over the batch, which would
+couple examples: no clipping bound could hold, and running statistics of private images would have to be sent.
+
+Dimensions: ``B`` images, ``M`` patches on a grid, ``C`` classes, ``D`` joint, ``W`` text and ``V`` image width.
+
+Source: RAM, CVPR 2025; loss and logits as in FedMPT's comparison, arXiv 2605.28347.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedmpt.clip.backbone import Backbone
+from fedmpt.clip.text import DeepTokens
+from fedmpt.clip.vision import run_block, value_attention
+from fedmpt.config import HeadConfig, LossConfig, RAMConfig
+from fedmpt.errors import UsageError
+from fedmpt.methods.attention import fresh_norm, norm
+from fedmpt.methods.base import Method, Parameters
+from fedmpt.methods.losses import configured_loss
+from fedmpt.methods.pooling import made_up_images
+from fedmpt.methods.prompts import (
+    START_PHRASE,
+    drawn,
+    encode_context,
+    fresh_tokens,
+    frozen_features,
+)
+from fedmpt.methods.transport import transport_plan
+
+_CHANNELS_OF_A_GROUP: Final = 16
+_MARGINAL_TEMPERATURE: Final = 0.1  # of the softmax over patches
+_TEACHER_SCALE: Final = 20.0  # of the teacher's softmax over patches
+_TEACHER_REGULARISATION: Final = 0.05  # added to the entropic weight where a teacher is in the cost
+_TEACHER_FLOOR: Final = 1e-6
+
+
+class RAM(Method):
+    """The method for one backbone and one list of classes.
+
+    Blocks: ``text_tokens`` ``[n, k, W]`` for the last n text blocks, ``image_tokens`` ``[a, 8, V]`` and an adapter for
+    each of the last a image blocks.
+    """
+
+    name = "ram"
+    prompt_blocks = ("text_tokens",)
+    examples_per_chunk = 4
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: tuple[str, ...],
+        settings: RAMConfig,
+        head: HeadConfig,
+        loss: LossConfig,
+        *,
+        offsets: tuple[float, float] | None = None,
+    ) -> None:
+        """Fix what no training changes.
+
+        Args:
+            backbone: the frozen CLIP.
+            classes: scored classes, at least two.
+            settings: of the method.
+            head: scale, and offset (``public`` or ``image-mean``) of both logits.
+            loss: the loss of either logit.
+            offsets: constants of the (global, local) logits for ``public``; None computes them from ``classes``.
+
+        Raises:
+            UsageError: a tower has too few blocks, or the offset is of another kind.
+        """
+        self._tower = backbone.image_tower
+        layers = backbone.text.layers
+        self._text_blocks = settings.text_blocks or max(1, layers // 2)
+        self._adapters = settings.adapter_blocks or max(1, len(self._tower.blocks) // 4)
+        if self._text_blocks > layers or self._adapters > len(self._tower.blocks):
+            raise UsageError(
+                f"method.ram: {self._text_blocks} text_blocks and {self._adapters} adapter_blocks, but the "
+                f"towers have {layers} and {len(self._tower.blocks)} blocks"
+            )
+        if head.offset not in ("public", "image-mean"):
+            raise UsageError(
+                f"method.head.offset={head.offset} with --method ram: use public or image-mean"
+            )
+        if len(classes) < 2:
+            raise UsageError(f"{len(classes)} class: RAM normalises over classes, so at least 2")
+        self.classes = classes
+        self.pixel_shape = (backbone.patches, self._tower.patch_values)
+        self._backbone = backbone
+        self._settings = settings
+        self._head = head
+        self._loss = loss
+        self._scale = head.scale or backbone.logit_scale
+        self._suffixes = backbone.text.suffixes(classes)
+        self._words = backbone.text.words(START_PHRASE)
+        self._frozen = frozen_features(backbone, classes)
+        self._first_adapter = len(self._tower.blocks) - self._adapters
+        if offsets is None and head.offset == "public":
+            offsets = self._public_offsets()
+        self._offsets = offsets
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """Return the starting parameters of the experiment seed ``seed``."""
+        return drawn(self._backbone, seed, self._initial)
+
+    def _initial(self, random: torch.Generator) -> Parameters:
+        settings, D, V = self._settings, self._backbone.width, self._tower.width
+        W = self._backbone.text.width
+        values = {
+            "text_tokens": fresh_tokens(random, self._text_blocks, settings.text_tokens, W),
+            "image_tokens": fresh_tokens(random, self._adapters, settings.image_tokens, V),
+        }
+        for index in range(self._adapters):
+            values |= {
+                f"adapter{index}_{name}": v for name, v in _fresh_adapter(random, D, V).items()
+            }
+        return values
+
+    def encode_text(self, parameters: Parameters) -> Tensor:
+        """Return text features ``[C, D]`` of "a photo of a {class}." with tokens in the last blocks."""
+        first = self._backbone.text.layers - self._text_blocks
+        deep = {
+            first + index: DeepTokens(tokens=tokens, extra=True)
+            for index, tokens in enumerate(parameters["text_tokens"])
+        }
+        return encode_context(self._backbone, self._suffixes, self._words, deep)
+
+    def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return the mean of global and local probabilities, ``[B, C]``, from pixels ``[B, M, Q]``."""
+        whole, local = self._features(parameters, text, patches)
+        logits = self._logits(whole @ text.T, self._matched(local @ text.T, teacher=None))
+        return torch.sigmoid(logits).mean(dim=0)
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the asymmetric loss of each example: ``[B]``."""
+        return configured_loss(scores, labels, self._loss)
+
+    def example_losses(
+        self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Return the losses of global and local probabilities together; labels guide the transport: ``[B]``."""
+        whole, local = self._features(parameters, text, patches)
+        matched = self._matched(local @ text.T, teacher=self._teacher(patches, labels))
+        by_global, by_local = torch.sigmoid(self._logits(whole @ text.T, matched))
+        return self.loss(by_global, labels) + self.loss(by_local, labels)
+
+    def for_classes(self, classes: tuple[str, ...]) -> RAM:
+        """Return the method for other classes; softmax and transport run over exactly those."""
+        return RAM(
+            self._backbone,
+            classes,
+            self._settings,
+            self._head,
+            self._loss,
+            offsets=self._offsets,
+        )
+
+    def _logits(self, whole: Tensor, local: Tensor) -> Tensor:
+        """Return centred and scaled similarities, global and local: ``[2, B, C]``."""
+        both = torch.stack([whole, local])
+        if self._offsets is None:
+            return self._scale * (both - both.mean(dim=-1, keepdim=True))
+        return self._scale * (both - both.new_tensor(self._offsets).reshape(2, 1, 1))
+
+    def _matched(self, cosines: Tensor, *, teacher: Tensor | None) -> Tensor:
+        """Return each class's cosine, averaged by what transport assigns to it: ``[B, M, C]`` -> ``[B, C]``."""
+        settings = self._settings
+        with torch.no_grad():
+            probabilities = (self._scale * cosines).softmax(dim=-1)
+            cost, regularisation = 1 - probabilities, settings.transport_weight
+            if teacher is not None and settings.teacher_weight > 0:
+                cost = cost - settings.teacher_weight * teacher.clamp(min=_TEACHER_FLOOR).log()
+                regularisation += _TEACHER_REGULARISATION
+            marginal = (cosines.amax(dim=-1) / _MARGINAL_TEMPERATURE).softmax(dim=-1)
+            plan = transport_plan(
+                cost,
+                marginal,
+                regularisation=regularisation,
+                iterations=settings.transport_iterations,
+            )
+        return len(self.classes) * (plan * cosines).sum(dim=-2)
+
+    @torch.no_grad()
+    def _teacher(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Return where frozen CLIP sees the present classes, absent ones at the image's smallest: ``[B, M, C]``."""
+        _, local = self._features(None, self._frozen, pixels)
+        probabilities = (self._scale * (local @ self._frozen.T)).softmax(dim=-1)
+        seen = (_TEACHER_SCALE * probabilities).softmax(dim=-2)
+        smallest = seen.amin(dim=(-2, -1), keepdim=True)
+        return torch.where((labels == 1).unsqueeze(-2), seen, smallest)
+
+    def _features(
+        self, parameters: Parameters | None, text: Tensor, pixels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return global features ``[B, D]`` and local ones ``[B, M, D]``; the frozen tower's without parameters."""
+        tower = self._tower
+        tokens = tower.enter(tower.embed(pixels))  # [B, 1 + M, V]
+        local, kept = tokens, tokens.shape[1]
+        for index, block in enumerate(tower.blocks):
+            own = index - self._first_adapter
+            if parameters is not None and own >= 0:
+                extra = parameters["image_tokens"][own].expand(len(tokens), -1, -1)
+                tokens = torch.cat([tokens, extra], dim=1)
+            tokens, value = run_block(block, tokens)
+            tokens = tokens[:, :kept]
+            local = local + value_attention(block, value[..., :kept, :])
+            if parameters is not None and own >= 0:
+                adapted = self._adapted(parameters, f"adapter{own}", text, tokens[:, 1:])
+                local = torch.cat([local[:, :1], local[:, 1:] + adapted], dim=1)
+        return tower.features(tokens[:, :1])[:, 0], tower.features(local[:, 1:])
+
+    def _adapted(self, parameters: Parameters, name: str, text: Tensor, patches: Tensor) -> Tensor:
+        """Return what an adapter adds to the local stream: patches ``[B, M, V]`` -> ``[B, M, V]``."""
+        grid = _on_grid(patches, self._tower.grid)  # [B, V, rows, columns]
+        classes = norm(parameters, f"{name}_text_norm", text)  # [C, D]
+        streams = []
+        for stream in ("point", "spread"):
+            kernel = parameters[f"{name}_{stream}"]
+            x = functional.conv2d(grid, kernel, padding=kernel.shape[-1] // 2)
+            groups = max(1, x.shape[1] // _CHANNELS_OF_A_GROUP)
+            weight = parameters[f"{name}_{stream}_group_weight"]
+            bias = parameters[f"{name}_{stream}_group_bias"]
+            x = functional.gelu(functional.group_norm(x, groups, weight, bias))
+            tokens = x.flatten(2).mT  # [B, M, D]
+            query = norm(parameters, f"{name}_{stream}_norm", tokens)
+            attended = (query @ classes.T / math.sqrt(classes.shape[-1])).softmax(dim=-1) @ classes
+            streams.append(_on_grid(tokens + attended, self._tower.grid))
+        both = torch.cat(streams, dim=1)  # [B, 2 D, rows, columns]
+        pooled = torch.stack([both.mean(dim=1), both.amax(dim=1)], dim=1)
+        gates = torch.sigmoid(functional.conv2d(pooled, parameters[f"{name}_gates"], padding=1))
+        mixed = gates[:, :1] * streams[0] + gates[:, 1:] * streams[1]
+        added: Tensor = mixed.flatten(2).mT @ parameters[f"{name}_out"].T
+        return added
+
+    @torch.no_grad()
+    def _public_offsets(self) -> tuple[float, float]:
+        """Return the frozen model's mean global and local similarity on made-up images; public."""
+        pixels = self._backbone.patch_pixels(made_up_images()).to(self._backbone.device)
+        whole, local = self._features(None, self._frozen, pixels)
+        matched = self._matched(local @ self._frozen.T, teacher=None)
+        return float((whole @ self._frozen.T).mean()), float(matched.mean())
+
+
+def _on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return tokens ``[B, M, V]`` as a map ``[B, V, rows, columns]``."""
+    return tokens.mT.reshape(len(tokens), tokens.shape[-1], *grid)
+
+
+def _fresh_adapter(random: torch.Generator, joint: int, width: int) -> Parameters:
+    """Return an adapter's parameters; its output map starts at zero, so that it adds nothing."""
+
+    def uniform(*shape: int) -> Tensor:
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        return bound * (2 * torch.rand(shape, generator=random) - 1)
+
+    return {
+        "point": uniform(joint, width, 1, 1),
+        "spread": uniform(joint, width, 3, 3),
+        **fresh_norm("point_group", joint),
+        **fresh_norm("spread_group", joint),
+        **fresh_norm("point_norm", joint),
+        **fresh_norm("spread_norm", joint),
+        **fresh_norm("text_norm", joint),
+        "gates": uniform(2, 2, 3, 3),
+        "out": torch.zeros(width, joint),
+    }

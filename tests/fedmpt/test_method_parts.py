@@ -1,0 +1,193 @@
+"""Parts of single methods against their definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from fedmpt.clip.backbone import Backbone
+from fedmpt.config import HeadConfig, MethodConfig, load_config
+from fedmpt.engine.spaces import choose_space
+from fedmpt.errors import UsageError
+from fedmpt.learner import LocalSettings, make_optimizer
+from fedmpt.methods.attention import attention, fresh_attention
+from fedmpt.methods.base import Method
+from fedmpt.methods.fedmvp import descriptions
+from fedmpt.methods.pooling import paired_probabilities
+from fedmpt.methods.prompts import fresh_tokens, frozen_features
+from fedmpt.methods.registry import build_method
+from fedmpt.methods.scpnet import propagation_matrix
+
+CLASSES = ("cat", "dog", "dining table", "bus")
+
+
+def _method(backbone: Backbone, name: str, **sections: Any) -> Method:
+    head = HeadConfig(offset="image-mean")
+    config = msgspec.structs.replace(MethodConfig(name=name, head=head), **sections)
+    return build_method(backbone, CLASSES, config)
+
+
+def _units(*shape: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(shape, generator=random), dim=-1)
+
+
+def test_swapping_positive_and_negative_gives_the_complement_when_weights_are_fixed() -> None:
+    """With one patch there is one weight, 1."""
+    text, patch = 0.1 * _units(8, 16), _units(5, 1, 16, seed=1)
+    swapped = torch.cat([text[4:], text[:4]])
+    p = paired_probabilities(text, patch)
+    assert p.std() > 0.05
+    assert torch.allclose(paired_probabilities(swapped, patch), 1 - p, atol=1e-5)
+
+
+def test_a_pair_is_pooled_by_the_positive_map() -> None:
+    """An oracle by loops."""
+    text, patches = _units(4, 16), 0.2 * _units(3, 7, 16, seed=1)
+    p = paired_probabilities(text, patches)
+    for image in range(3):
+        for c in range(2):
+            positive, negative = patches[image] @ text[c], patches[image] @ text[2 + c]
+            weights = torch.exp(20 * positive) / torch.exp(20 * positive).sum()
+            logit = 5 * (20 * (weights * positive).sum() - 20 * (weights * negative).sum())
+            assert p[image, c] == pytest.approx(float(torch.sigmoid(logit)), abs=1e-5)
+
+
+def test_the_graph_of_labels_has_rows_of_one_with_four_fifths_on_the_diagonal() -> None:
+    features = torch.nn.functional.normalize(_units(6, 16) + 0.5, dim=-1)
+    matrix = propagation_matrix(features, neighbours=3, share=0.2)
+    assert torch.allclose(matrix.sum(1), torch.ones(6), atol=1e-6)
+    assert torch.allclose(matrix.diagonal(), torch.full((6,), 0.8), atol=1e-6)
+    assert ((matrix > 0).sum(1) == 3).all()
+    similarity = features @ features.T
+    for row in range(6):
+        kept = set(matrix[row].nonzero().flatten().tolist())
+        assert kept == set(similarity[row].topk(3).indices.tolist())
+
+
+def test_attention_equals_torchs_module() -> None:
+    random = torch.Generator().manual_seed(0)
+    parameters = fresh_attention(random, "a", 16, 16)
+    module = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    parts = [parameters[f"a_{part}_weight"] for part in ("query", "key", "value")]
+    module.in_proj_weight.data = torch.cat(parts)
+    module.in_proj_bias.data.zero_()
+    module.out_proj.weight.data = parameters["a_out_weight"]
+    module.out_proj.bias.data.zero_()
+    query, context = _units(2, 3, 16), _units(2, 5, 16, seed=1)
+    expected, _ = module(query, context, context)
+    assert torch.allclose(
+        attention(parameters, "a", query, context, context, heads=4), expected, atol=1e-5
+    )
+
+
+def test_tcps_penalty_is_eight_times_the_distance_from_clips_own_features(
+    backbone: Backbone,
+) -> None:
+    method, frozen = _method(backbone, "tcp"), frozen_features(backbone, CLASSES)
+    assert float(method.penalty({}, frozen)) == pytest.approx(0.0, abs=1e-5)
+    assert float(method.penalty({}, -frozen)) == pytest.approx(16.0, abs=1e-4)
+
+
+def test_fedtpgs_context_changes_with_the_set_of_classes(backbone: Backbone) -> None:
+    method = _method(backbone, "fedtpg")
+    parameters = method.initial_parameters(0)
+    fewer = method.for_classes(CLASSES[:2])
+    whole = method.encode_text(parameters)[:2]
+    assert not torch.allclose(fewer.encode_text(parameters), whole, atol=1e-4)
+
+
+def test_rams_adapters_add_nothing_at_the_start(backbone: Backbone) -> None:
+    method = _method(backbone, "ram")
+    parameters = method.initial_parameters(0)
+    other = parameters | {n: torch.randn_like(v) for n, v in parameters.items() if "spread" in n}
+    assert method.pixel_shape is not None
+    pixels = torch.randn(2, *method.pixel_shape, generator=torch.Generator().manual_seed(0))
+    text = method.encode_text(parameters)
+    scores = method.score(parameters, text, pixels)
+    assert torch.allclose(method.score(other, text, pixels), scores, atol=1e-6)
+    moved = {n: torch.randn_like(v) if "out" in n else v for n, v in parameters.items()}
+    assert not torch.allclose(method.score(moved, text, pixels), scores, atol=1e-3)
+
+
+def test_rams_teacher_follows_the_labels_and_training_feels_it(backbone: Backbone) -> None:
+    method = _method(backbone, "ram")
+    parameters = method.initial_parameters(0)
+    assert method.pixel_shape is not None
+    pixels = torch.randn(1, *method.pixel_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[1, 0, 0, 1]])
+    teacher = method._teacher(pixels, labels)  # type: ignore[attr-defined]
+    absent = teacher[..., [1, 2]]
+    assert (absent == teacher.min()).all()
+    assert teacher[..., [0, 3]].std() > 0
+    text = method.encode_text(parameters)
+    plain = _method(
+        backbone, "ram", ram=msgspec.structs.replace(MethodConfig().ram, teacher_weight=0.0)
+    )
+    guided = method.example_losses(parameters, text, pixels, labels)
+    assert not torch.allclose(guided, plain.example_losses(parameters, text, pixels, labels))
+
+
+def test_maples_image_tokens_come_from_its_text_tokens(backbone: Backbone) -> None:
+    """What is packed behind the text features is the map of the tokens, for every depth."""
+    method = _method(
+        backbone, "maple", maple=msgspec.structs.replace(MethodConfig().maple, depth=2)
+    )
+    parameters = {n: v + 0.1 for n, v in method.initial_parameters(0).items()}
+    packed = method.encode_text(parameters)
+    visual = packed[len(CLASSES) * backbone.width :].reshape(2, 2, -1)
+    for depth, tokens in enumerate([parameters["context"], parameters["deep"][0]]):
+        weight, bias = parameters["maps_weight"][depth], parameters["maps_bias"][depth]
+        assert torch.allclose(visual[depth], tokens @ weight.T + bias, atol=1e-5)
+
+
+def test_descriptions_are_read_per_class_and_missing_ones_are_refused(tmp_path: Any) -> None:
+    file = tmp_path / "words.json"
+    file.write_text('{"cat": ["a cat with fur"], "dog": ["a dog", "a wet dog"]}')
+    assert descriptions(("dog", "cat"), str(file)) == [["a dog", "a wet dog"], ["a cat with fur"]]
+    with pytest.raises(UsageError, match="bus"):
+        descriptions(("cat", "bus"), str(file))
+    assert all(len(many) > 1 for many in descriptions(("cat", "bus"), None))
+
+
+def test_a_block_may_learn_at_its_own_rate() -> None:
+    parameters = {n: torch.zeros(1, requires_grad=True) for n in ("context", "negative")}
+    settings = LocalSettings(
+        optimizer="sgd",
+        momentum=0.0,
+        weight_decay=0.0,
+        batch_size=1,
+        epochs=1,
+        lr_multipliers={"context": 0.01},
+    )
+    optimizer = make_optimizer(parameters, settings, 0.5)
+    for value in parameters.values():
+        value.grad = torch.ones(1)
+    optimizer.step()
+    moved = np.array([float(v.detach()) for v in parameters.values()])
+    assert moved == pytest.approx([-0.005, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("fedpgp", "of their own"), ("tcp", "a term of the loss")]
+)
+def test_a_sketch_is_refused_where_it_does_not_serve_and_never_chosen_by_rule(
+    backbone: Backbone, name: str, word: str
+) -> None:
+    method = _method(backbone, name)
+    parameters = method.initial_parameters(0)
+    asked = load_config(options={"privacy.space": "sketch", "train.optimizer": "sgd"})
+    with pytest.raises(UsageError, match=word):
+        choose_space(asked, method, parameters)
+    by_rule = load_config(options={"privacy.space": "auto", "train.optimizer": "sgd"})
+    assert choose_space(by_rule, method, parameters)[0].privacy.space == "text"
+
+
+def test_fresh_tokens_have_clips_spread() -> None:
+    assert float(fresh_tokens(torch.Generator().manual_seed(0), 100, 100).std()) == pytest.approx(
+        0.02, rel=0.02
+    )
