@@ -32,13 +32,13 @@ from fedmpt.errors import UsageError
 from fedmpt.learner import predict
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics, evaluate, mean_metrics
-from fedmpt.protect import Envelope, round_context
+from fedmpt.protect import MODES, Envelope, round_context
 from fedmpt.runstore import LEDGER_FOLDER, RunStore
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT
 from fedmpt.types import ClientId, GlobalState, RoundPlan
 from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
 from privacy.sketch import Sketch
-from secagg import Aggregate, Mode, RoundAborted, threshold
+from secagg import Aggregate, Mode, RoundAborted, statement, threshold
 from secagg import Update as SegmentValues
 from secagg.cost import predict_bytes
 
@@ -359,7 +359,9 @@ class _Run:
             },
             "secagg": {
                 "mode": config.secagg.mode,
-                "statement": self._aggregation.statement,
+                "statement": statement(
+                    MODES[config.secagg.mode], verify_sum=config.secagg.ckks_verify
+                ),
                 "bytes_up_per_client_round": float(np.mean(sent)) if sent else 0.0,
                 "seconds": self._phase["secagg"],
                 "dropped": sum(len(record.dropped) for record in rounds),

@@ -103,7 +103,11 @@ def _adaptive_round(
     )
     rounds = AdaptiveUpdates(envelope)
     aggregation = Aggregation(
-        mode=mode, clients=len(sites), layout=rounds.layout, private=private, marks=folder / "marks"
+        config=SecAggConfig(mode=mode),
+        clients=len(sites),
+        layout=rounds.layout,
+        private=private,
+        marks=folder / "marks",
     )
     asked: list[tuple[int, ...]] = []
     state = GlobalState(round=0, vector=model)
