@@ -22,6 +22,7 @@ from fedmpt.audit.trained import CanaryMethod, Carried, Pool, TrainedStep, carri
 from fedmpt.config import load_config
 from fedmpt.engine.ledgers import file_name
 from fedmpt.engine.prepare import Federation, Progress, prepare
+from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.types import ClientId
 from privacy import (
@@ -46,7 +47,7 @@ from privacy.audit import (
     check_sampling,
     take_all,
 )
-from privacy.audit.inversion import InversionTarget
+from privacy.audit.inversion import InversionTarget, ObservedUpdate
 
 _BASE: Final = 16  # real examples that a client holds in the tests
 _CANDIDATES: Final = 50  # images among which inversion looks for the true one
@@ -63,7 +64,8 @@ class Subject:
     """What is audited.
 
     Attributes:
-        head: the method's own head on real and crafted examples.
+        head: the method's own head on real and crafted examples, in the run's space.
+        bare: the same in text space, which gives most away without protection.
         canaries: linear canaries through the same training code.
         pool: the examples of ``head``: base, crafted, then candidates.
         crafted: which of them are crafted.
@@ -71,6 +73,7 @@ class Subject:
     """
 
     head: TrainedStep
+    bare: TrainedStep
     canaries: TrainedStep
     pool: Pool
     crafted: tuple[int, ...]
@@ -89,7 +92,8 @@ def audit_empirically(
     if not records.private:
         raise UsageError(f"{folder}: the run claims no privacy, so there is nothing to contradict")
     plan = charged_plan(records)
-    federation = prepare(load_config(file=folder / "config.toml"), progress=progress)
+    config = load_config(file=folder / "config.toml", options={"device": "cpu"})
+    federation = prepare(config, progress=progress)
     subject = make_subject(federation, plan, model=folder / "model.safetensors")
     accountant = PLDAccountant()
     yield from mechanism_checks(subject, accountant)
@@ -121,7 +125,7 @@ def charged_plan(records: RunRecords, client: int = 0) -> DPPlan:
 
 
 def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) -> Subject:
-    """Return the steps to be audited: of client 0, at the released model, on its charged plan."""
+    """Return the steps to be audited: of client 0, at the released model, on its charged plan, in the run's space."""
     method = federation.method
     if method.pixel_shape is not None:
         raise UsageError(
@@ -133,10 +137,17 @@ def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) ->
     data = federation.client_data(ClientId(0))
     rows = np.arange(min(len(data), _BASE + _CANDIDATES))
     pool = crafted_pool(data.bank.patches(data.rows[rows]).astype(np.float16), data.labels[rows])
-    head = TrainedStep(Carried(method), carried_parameters(method, parameters), pool, plan)
+    sketch = round_sketch(federation.config, method, parameters, round_number=plan.rounds)
+    bare = TrainedStep(Carried(method), carried_parameters(method, parameters), pool, plan)
+    head = bare if sketch is None else TrainedStep(method, parameters, pool, plan, sketch=sketch)
     crafted = tuple(i for i, name in enumerate(pool.names) if not name.startswith("image"))
     return Subject(
-        head=head, canaries=canary_step(plan, _CANARIES), pool=pool, crafted=crafted, plan=plan
+        head=head,
+        bare=bare,
+        canaries=canary_step(plan, _CANARIES),
+        pool=pool,
+        crafted=crafted,
+        plan=plan,
     )
 
 
@@ -250,13 +261,18 @@ def _inversion(subject: Subject, accountant: PLDAccountant) -> CheckResult:
         noised = head.noised_sum(
             [images[truth]], sampler=take_all(head.plan), noise=GaussianNoise()
         )
-        bare = head.unprotected_sum([images[truth]])
+        bare = subject.bare.unprotected_sum([images[truth]])
         targets.append(
             InversionTarget(
-                gradient_of=partial(head.gradient, labels=labels),
+                protected=ObservedUpdate(
+                    update=torch.from_numpy(noised).float(),
+                    gradient_of=partial(head.gradient, labels=labels),
+                ),
+                unprotected=ObservedUpdate(
+                    update=torch.from_numpy(bare).float(),
+                    gradient_of=partial(subject.bare.gradient, labels=labels),
+                ),
                 start=start,
-                protected=torch.from_numpy(noised).float(),
-                unprotected=torch.from_numpy(bare).float(),
                 describe=lambda patches: patches.mean(0),  # a gradient does not tell patches' order
                 candidates=candidates,
                 truth=truth,

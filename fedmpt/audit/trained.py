@@ -1,15 +1,17 @@
 """The product's own private training as a step that `privacy.audit` can drive.
 
-Everything between data and update runs as in a run: batches, per-example gradients of the method's own head,
-clipping, noise, optimiser (`fedmpt.learner.train_privately`). One thing is taken out: the text tower, which no example
-touches. In its place the text features are parameters themselves, so that the noised sum can be read off the update;
-the tower comes after the noise and is post-processing (docs/privacy.md, late Jacobian).
+Everything between data and update runs as in a run: batches, per-example gradients of the method's own head, clipping,
+noise, optimiser (`fedmpt.learner.train_privately`). The noised sum is read off the update. In ``sketch`` space the
+update gives it away as it is. In ``text`` space the text tower comes between; there the text features are made a
+parameter of their own, in the tower's place. No example touches the tower, and what comes after the noise is
+post-processing (docs/privacy.md, late Jacobian). ``prompt`` space is driven as ``text`` space.
 
 Dimensions: ``n`` examples of the pool, ``M`` patches, ``D`` width, ``C`` classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -23,11 +25,13 @@ from fedmpt import learner
 from fedmpt.data.features import FeatureBank
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
-from fedmpt.types import FloatVector, GlobalState, ParameterSpec
+from fedmpt.types import GlobalState, ParameterSpec
 from privacy import DPPlan, DPSpace, NoiseSource, PoissonSampler
-from privacy.audit.step import claimed_steps, lay_out
+from privacy.audit.step import claimed_steps, lay_out, take_all
 from privacy.dpsgd import StepHistory
 from privacy.jacobian import TEXT_BLOCK
+from privacy.noise import InsecureZeroNoise
+from privacy.sketch import Sketch, SketchSpace
 
 _CARRIER: Final = "text_carrier"  # the text features as a parameter
 _ONE_STEP_RATE: Final = 1e4  # so large that rounding to the parameters' size does not blur the sum
@@ -143,28 +147,42 @@ class TrainedStep:
     """`train_privately` as a step under audit.
 
     Args:
-        method: `Carried` or `CanaryMethod`.
+        method: `Carried` or `CanaryMethod`; with a sketch, the method itself.
         parameters: the state it starts from.
         pool: the examples.
-        plan: the claim; clipped and noised in text space, which here is the space of the parameter.
+        plan: the claim.
+        sketch: of the text tower at the state, for a plan in ``sketch`` space; without one, the step clips and noises
+            in text space, which then is the space of a parameter.
     """
 
     def __init__(
-        self, method: Method, parameters: Mapping[str, Tensor], pool: Pool, plan: DPPlan
+        self,
+        method: Method,
+        parameters: Mapping[str, Tensor],
+        pool: Pool,
+        plan: DPPlan,
+        *,
+        sketch: Sketch | None = None,
     ) -> None:
         self._method = method
         self._spec = ParameterSpec.of(parameters)
         self._state = GlobalState(round=0, vector=self._spec.flatten(parameters))
         self._pool = pool
-        blocks = [TEXT_BLOCK if name == _CARRIER else name for name, _ in self._spec.shapes]
+        self._sketch = sketch
+        factors = sketch.factors if sketch is not None else {}
+        sizes = {
+            TEXT_BLOCK if name == _CARRIER else name: factors[name].singular.numel()
+            if name in factors
+            else math.prod(shape)
+            for name, shape in self._spec.shapes
+        }
         known = dict(plan.block_weights)
         self._plan = replace(
             plan,
-            space=DPSpace.TEXT,
-            block_weights=tuple((name, known.get(name, 1.0)) for name in blocks),
+            space=DPSpace.TEXT if sketch is None else DPSpace.SKETCH,
+            block_weights=tuple((name, known.get(name, 1.0)) for name in sizes),
         )
-        sizes = [int(np.prod(shape)) for _, shape in self._spec.shapes]
-        self._blocks = lay_out(dict(zip(blocks, sizes, strict=True)))
+        self._blocks = lay_out(sizes)
 
     @property
     def plan(self) -> DPPlan:
@@ -191,7 +209,6 @@ class TrainedStep:
         unclipped: bool = False,
     ) -> NDArray[np.float64]:
         """Train, and read the noised sum off the update."""
-        plan = claimed_steps(self._plan, steps=steps, unclipped=unclipped)
         lr = _ONE_STEP_RATE if steps == 1 else 1.0
         update = learner.train_privately(
             self._method,
@@ -202,45 +219,53 @@ class TrainedStep:
             lr=lr,
             weight=1,
             device=_CPU,
-            plan=plan,
+            plan=claimed_steps(self._plan, steps=steps, unclipped=unclipped),
             sampler=sampler,
             noise=noise,
             history=StepHistory(),
+            sketch=self._sketch,
         )
-        return self._in_units_of_clip(update.delta / lr)
+        moved = self._spec.unflatten(-update.delta / np.float32(lr))
+        return self._flat(self._released(moved)).double().numpy()
 
     def unprotected_sum(self, members: Sequence[int]) -> NDArray[np.float64]:
-        """The sum of gradients as training without privacy sends it, in the same units: the control of attacks."""
-        update = learner.train(
-            self._method,
-            self._spec,
-            self._state,
-            self._pool.hold(members),
-            settings=_SGD,
-            lr=_ONE_STEP_RATE,
-            weight=1,
-            device=_CPU,
-            order=np.random.default_rng(0),
+        """The sum without clip, noise and coins, in the same units: the control of attacks."""
+        return self.noised_sum(
+            members, sampler=take_all(self._plan), noise=InsecureZeroNoise(), unclipped=True
         )
-        return self._in_units_of_clip(update.delta / _ONE_STEP_RATE)
 
     def gradient(self, patches: Tensor, labels: Tensor) -> Tensor:
-        """Return one input's weighted gradient, flat and differentiable in ``patches`` ``[M, D]``."""
-        leaves = {
+        """Return one input's weighted gradient, flat, in units of C, differentiable in ``patches`` ``[M, D]``."""
+        head = {
             name: value.requires_grad_()
             for name, value in self._spec.unflatten(self._state.vector).items()
+            if self._sketch is None or name not in self._sketch.factors
         }
-        text = leaves[_CARRIER]
-        loss = self._method.example_losses(
-            leaves, text, patches.unsqueeze(0), labels.unsqueeze(0)
-        ).sum()
-        gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
-        weights = [self._plan.weight(name) for name in self._blocks]
-        parts = [w * g.reshape(-1) for w, g in zip(weights, gradients, strict=True)]
-        return torch.cat(parts)
+        sketch = self._sketch
+        text = head.pop(_CARRIER) if sketch is None else sketch.text.clone().requires_grad_()
+        losses = self._method.example_losses(head, text, patches[None], labels[None])
+        *others, of_text = torch.autograd.grad(
+            losses.sum(), [*head.values(), text], create_graph=True
+        )
+        released = dict(zip(head, others, strict=True))
+        if self._sketch is None:
+            return self._flat(released | {TEXT_BLOCK: of_text})
+        for name, factor in self._sketch.factors.items():
+            slices, entries, _ = factor.left.shape
+            gradient = of_text.reshape(slices, entries)  # [G, t]
+            released[name] = factor.singular * torch.einsum("gt,gtr->gr", gradient, factor.left)
+        return self._flat(released)
 
-    def _in_units_of_clip(self, moved: FloatVector) -> NDArray[np.float64]:
-        total = -moved.astype(np.float64) / self._plan.max_grad_norm
-        for name, where in self._blocks.items():
-            total[where] *= self._plan.weight(name)
-        return total
+    def _released(self, moved: Parameters) -> Parameters:
+        """The released blocks behind a step of the parameters."""
+        if self._sketch is None:
+            return {TEXT_BLOCK if name == _CARRIER else name: v for name, v in moved.items()}
+        start = self._sketch.prompts
+        prompts = {name: start[name] + moved[name] for name in self._sketch.factors}
+        return moved | SketchSpace(self._sketch).coordinates(prompts)
+
+    def _flat(self, released: Parameters) -> Tensor:
+        """Blocks as one vector, in weighted units of C."""
+        norm = self._plan.max_grad_norm
+        parts = [self._plan.weight(n) / norm * released[n].reshape(-1) for n in self._blocks]
+        return torch.cat(parts)

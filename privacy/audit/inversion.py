@@ -26,23 +26,34 @@ _RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedUpdate:
+    """An update as the attacker sees it, and what he knows of how it was made.
+
+    Attributes:
+        update: Of a step on one example alone, flat.
+        gradient_of: Input -> the update it would make without protection, flat, differentiable.
+    """
+
+    update: torch.Tensor
+    gradient_of: Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InversionTarget:
     """One example to be reconstructed.
 
     Attributes:
-        gradient_of: Input -> its gradient, flat, differentiable.
+        protected: What is sent with privacy.
+        unprotected: What would be sent without: the control.
         start: Where the search starts; public.
-        protected: The protected update of a step on this example alone, flat.
-        unprotected: The unprotected one.
         describe: Input -> what the gradient can tell of it, for comparing inputs.
         candidates: `[k, *input]`, inputs it may be.
         truth: Index of the true one.
     """
 
-    gradient_of: Callable[[torch.Tensor], torch.Tensor]
+    protected: ObservedUpdate
+    unprotected: ObservedUpdate
     start: torch.Tensor
-    protected: torch.Tensor
-    unprotected: torch.Tensor
     describe: Callable[[torch.Tensor], torch.Tensor]
     candidates: torch.Tensor
     truth: int
@@ -63,8 +74,11 @@ def check_inversion(
     found = {"protected": 0, "unprotected": 0}
     likeness = {"protected": 0.0, "unprotected": 0.0}
     for target in targets:
-        for name, update in (("protected", target.protected), ("unprotected", target.unprotected)):
-            picked, cosine = _invert(target, update)
+        for name, observed in (
+            ("protected", target.protected),
+            ("unprotected", target.unprotected),
+        ):
+            picked, cosine = _invert(target, observed)
             found[name] += picked == target.truth
             likeness[name] += cosine / count
     limit = largest_rate(accountant, events, 1 / candidates)
@@ -95,13 +109,13 @@ def check_inversion(
     )
 
 
-def _invert(target: InversionTarget, update: torch.Tensor) -> tuple[int, float]:
+def _invert(target: InversionTarget, observed: ObservedUpdate) -> tuple[int, float]:
     """The candidate nearest to what gradient matching finds, and its cosine with the truth."""
-    direction = update / update.norm()
+    direction = observed.update / observed.update.norm()
     guess = target.start.clone().requires_grad_()
     optimizer = torch.optim.Adam([guess], lr=_RATE)
     for _ in range(_ITERATIONS):
-        gradient = target.gradient_of(guess)
+        gradient = observed.gradient_of(guess)
         loss = 1 - gradient @ direction / gradient.norm().clamp_min(1e-12)
         (guess.grad,) = torch.autograd.grad(loss, [guess])
         optimizer.step()

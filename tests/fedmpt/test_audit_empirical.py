@@ -39,6 +39,7 @@ from privacy import (
 from privacy.audit import CheckResult, Verdict, check_one_run, overall, take_all
 from privacy.dpsgd import SecretNoiseDPOptimizer
 from privacy.noise import InsecureZeroNoise
+from privacy.sketch import build_sketch
 
 SmallRun = Callable[..., dict[str, Any]]
 PLAN = DPPlan(
@@ -54,7 +55,7 @@ PLAN = DPPlan(
 )
 
 
-def make(backbone: Backbone, plan: DPPlan) -> Subject:
+def make(backbone: Backbone, plan: DPPlan, *, space: str = "text") -> Subject:
     method = FedMPT(backbone, tuple("abcd"), FedMPTConfig(adapter_rank=2, gate_rank=2))
     random = np.random.default_rng(0)
     patches = random.normal(size=(24, 6, backbone.width))
@@ -65,16 +66,25 @@ def make(backbone: Backbone, plan: DPPlan) -> Subject:
         name: value + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3))
         for name, value in method.initial_parameters(0).items()
     }
-    head = TrainedStep(Carried(method), carried_parameters(method, moved), pool, plan)
+    bare = TrainedStep(Carried(method), carried_parameters(method, moved), pool, plan)
+    prompts = {name: moved[name] for name in method.prompt_blocks}
+    ranks = dict.fromkeys(prompts, 8)
+    sketch = build_sketch(method.encode_text, prompts, ranks=ranks, public_seed=0)
+    sketched = TrainedStep(method, moved, pool, plan, sketch=sketch)
     crafted = tuple(i for i, name in enumerate(pool.names) if not name.startswith("image"))
     return Subject(
-        head=head, canaries=canary_step(plan, 250), pool=pool, crafted=crafted, plan=plan
+        head=bare if space == "text" else sketched,
+        bare=bare,
+        canaries=canary_step(plan, 250),
+        pool=pool,
+        crafted=crafted,
+        plan=plan,
     )
 
 
-@pytest.fixture(scope="module")
-def subject(backbone: Backbone) -> Subject:
-    return make(backbone, PLAN)
+@pytest.fixture(scope="module", params=["text", "sketch"])
+def subject(backbone: Backbone, request: pytest.FixtureRequest) -> Subject:
+    return make(backbone, PLAN, space=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +105,9 @@ def test_correct_code_passes_every_check_of_the_mechanism(
     assert [r.verdict for r in results] == [Verdict.PASS] * len(results)
     assert overall(results) is Verdict.PASS
     replay = [r for r in results if r.check.startswith("neighbour replay")]
-    assert all(r.control is not None and r.control > 5 for r in replay)  # a missing clip would show
+    assert all(
+        r.control is not None and r.control > 1.5 for r in replay
+    )  # a missing clip would show
 
 
 @pytest.mark.slow
@@ -231,13 +243,27 @@ def test_an_audit_of_flat_clipping_catches_a_missing_clip_too(
     assert "neighbour replay" in failed(subject, accountant)
 
 
-def test_an_audit_through_the_trainer_reads_the_sum_that_was_noised(subject: Subject) -> None:
-    """Without noise, clipping and coins, the sum is the sum of gradients that plain training sends."""
+@pytest.mark.parametrize("space", ["text", "sketch"])
+def test_an_audit_through_the_trainer_reads_the_sum_that_was_noised(
+    backbone: Backbone, space: str
+) -> None:
+    """Without noise, clipping and coins, the sum is the sum of the examples' own gradients."""
+    step = make(backbone, PLAN, space=space).head
+    pool = step._pool
     members = [0, 3, 5]
-    read = subject.head.noised_sum(
-        members, sampler=take_all(PLAN), noise=InsecureZeroNoise(), unclipped=True
+    one_by_one = sum(
+        step.gradient(
+            torch.from_numpy(pool.patches[member]).float(), torch.from_numpy(pool.labels[member])
+        )
+        for member in members
     )
-    assert read == pytest.approx(subject.head.unprotected_sum(members), rel=1e-3, abs=1e-3)
+    assert isinstance(one_by_one, torch.Tensor)
+    expected = one_by_one.detach().numpy()
+    assert step.unprotected_sum(members) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    noised = step.noised_sum(members, sampler=take_all(PLAN), noise=GaussianNoise())
+    exact = step.noised_sum(members, sampler=take_all(PLAN), noise=InsecureZeroNoise())
+    spread = np.std(noised - exact)
+    assert spread == pytest.approx(PLAN.noise_multiplier, rel=4 / np.sqrt(2 * len(noised)))
 
 
 def test_one_run_at_a_low_claim_catches_noise_divided_by_the_batch_and_passes_correct_code(

@@ -21,7 +21,7 @@ from privacy.audit import (
     check_sampling,
     overall,
 )
-from privacy.audit.inversion import InversionTarget
+from privacy.audit.inversion import InversionTarget, ObservedUpdate
 from privacy.audit.membership import largest_rate
 from privacy.audit.one_run import epsilon_bound, p_value
 from privacy.noise import InsecureZeroNoise
@@ -217,10 +217,9 @@ def inversion(noise: float, accountant: PLDAccountant, *, blind: bool = False) -
         noised = bare / bare.norm() + noise * torch.randn(12, generator=random)
         targets.append(
             InversionTarget(
-                gradient_of=gradient_of,
+                protected=ObservedUpdate(update=noised, gradient_of=gradient_of),
+                unprotected=ObservedUpdate(update=bare, gradient_of=gradient_of),
                 start=candidates.mean(0),
-                protected=noised,
-                unprotected=bare,
                 describe=lambda x: x,
                 candidates=candidates,
                 truth=truth,
