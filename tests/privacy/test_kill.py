@@ -193,27 +193,27 @@ def test_a_run_that_nobody_kills_charges_exactly_what_it_draws(
 def test_a_hundred_kills_at_random_moments_never_under_count(
     nursery: Nursery, tmp_path: Path, accountant: PLDAccountant
 ) -> None:
-    outcomes: Counter[object] = Counter()
-    deaths_after_a_charge = 0
-    started = time.perf_counter()
+    typical_s = []
     for number in range(5):
+        started = time.perf_counter()
         assert nursery.run(tmp_path / f"uninterrupted-{number}.jsonl", rounds=20) == 0
-    typical_s = (time.perf_counter() - started) / 5
+        typical_s.append(time.perf_counter() - started)
     moments = random.Random(1)  # noqa: S311 (a moment to kill at is no secret)
-    for number in range(100):
-        path = tmp_path / f"ledger-{number // 2}.jsonl"  # two deaths in a row on each ledger
-        moment = moments.uniform(0.1, 0.9) * typical_s
-        outcomes[nursery.run(path, moment=moment, rounds=20)] += 1
-        assert not under_counts(path, accountant), number
-        deaths_after_a_charge += path.exists() and len(read_ledger(path).charges) > 0
-    for number in range(0, 50, 5):
+    kills = kills_after_a_charge = attempts = 0
+    while kills < 100:  # a run that was faster than its killer does not count
+        path = tmp_path / f"ledger-{attempts // 2}.jsonl"  # two attempts in a row on each ledger
+        attempts += 1
+        assert attempts < 500
+        moment = moments.uniform(0.2, 1) * min(typical_s)
+        if nursery.run(path, moment=moment, rounds=20) == "killed":
+            kills += 1
+            kills_after_a_charge += path.exists() and len(read_ledger(path).charges) > 0
+        assert not under_counts(path, accountant), attempts
+    for number in range(0, attempts // 2, 5):
         path = tmp_path / f"ledger-{number}.jsonl"
-        assert (
-            nursery.run(path, rounds=20) == 0
-        )  # the lock died with its holder, and the run goes on
+        assert nursery.run(path, rounds=20) == 0  # the lock died with its holder: the run goes on
         assert not under_counts(path, accountant)
-    assert outcomes["killed"] >= 50
-    assert deaths_after_a_charge >= 30
+    assert kills_after_a_charge >= 10
 
 
 @pytest.mark.slow
