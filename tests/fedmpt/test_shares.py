@@ -36,7 +36,7 @@ def settings(**options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("mode", ["none"])
+@pytest.mark.parametrize("mode", ["none", "ckks"])
 def test_shares_are_refused_where_a_single_contribution_can_be_opened(mode: str) -> None:
     config = settings(secagg__mode=mode)
     with pytest.raises(UsageError, match="masking"):
