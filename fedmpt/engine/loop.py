@@ -1,0 +1,222 @@
+"""The loop over rounds: training at the sites, the secure sum, the server's step, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from fedmpt.engine.aggregation import Aggregation, simulated_losses
+from fedmpt.engine.listener import Listener, RoundRecord
+from fedmpt.engine.prepare import Federation
+from fedmpt.engine.rounds import Rounds
+from fedmpt.engine.sites import Site
+from fedmpt.engine.spaces import round_sketch
+from fedmpt.engine.summary import make_summary
+from fedmpt.learner import predict
+from fedmpt.methods.base import Parameters
+from fedmpt.metrics import Metrics, evaluate, mean_metrics
+from fedmpt.protect import round_context
+from fedmpt.runstore import RunStore
+from fedmpt.types import ClientId, GlobalState, RoundPlan
+from privacy import BudgetExhausted
+from privacy.sketch import Sketch
+from secagg import Aggregate, RoundAborted
+from secagg import Update as SegmentValues
+
+
+class Loop:
+    """The loop over rounds and what it gathers."""
+
+    def __init__(self, federation: Federation, store: RunStore, listener: Listener) -> None:
+        self._federation = federation
+        self._store = store
+        self._listener = listener
+        self._config = federation.config
+        self._records: list[RoundRecord] = []
+        self._phase = {"train": 0.0, "secagg": 0.0, "evaluate": 0.0}
+        self.state = GlobalState(round=0, vector=federation.spec.flatten(federation.initial))
+
+    def execute(self, aggregation: Aggregation, rounds: Rounds, sites: list[Site]) -> None:
+        """Evaluate the frozen CLIP as round 0, then do every round of the schedule."""
+        self._aggregation = aggregation
+        self._rounds = rounds
+        self._sites = sites
+        self.evaluate_frozen()
+        for number, cohort in enumerate(self._federation.schedule, start=1):
+            self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
+
+    def finish(
+        self, accounts: list[dict[str, object]], *, name: str | None, started: float
+    ) -> dict[str, Any]:
+        """Write the tuned parameters, if there are any, and the summary, and return the summary.
+
+        Args:
+            accounts: every client's privacy account.
+            name: of the run on the clients' ledgers; None without privacy.
+            started: when the run began.
+        """
+        summary = make_summary(
+            self._federation,
+            self._records,
+            class_token=self._class_token,
+            phases=self._phase,
+            accounts=accounts,
+            name=name,
+            folder=self._store.folder,
+            seconds=time.perf_counter() - started,
+        )
+        tensors = self._federation.spec.unflatten(self.state.vector)
+        if tensors:
+            metadata = {"method": self._federation.method.name}
+            self._store.write_bytes("model.safetensors", save(tensors, metadata=metadata))
+        self._store.write_json("summary.json", summary)
+        return summary
+
+    def _round(self, plan: RoundPlan) -> None:
+        before = dict(self._phase)
+        sketch = self._sketch()
+        aggregate, attempts = self._aggregate(plan, sketch)
+        if aggregate.transcript.log:  # CKKS rounds have none
+            self._store.write_transcript(plan.round, aggregate.transcript.log)
+        self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
+        metrics, shared = self._evaluate()
+        spent = [site.epsilon for site in self._sites if site.epsilon]
+        record = RoundRecord(
+            round=plan.round,
+            rounds=len(self._federation.schedule),
+            metrics=metrics,
+            shared=shared,
+            survivors=aggregate.survivors,
+            dropped=tuple((c, stage.name.lower()) for c, stage in aggregate.dropped.items()),
+            attempts=attempts,
+            epsilon=(min(spent), max(spent)) if spent else None,
+            train_loss=self._rounds.loss(aggregate),
+            clipped=self._clipped(aggregate),
+            bytes_up=float(np.mean([aggregate.bytes_up[c] for c in aggregate.survivors])),
+            seconds=tuple((phase, self._phase[phase] - before[phase]) for phase in before),
+        )
+        self._keep(record)
+
+    def _sketch(self) -> Sketch | None:
+        """Return the round's sketch of the text encoder, where gradients are clipped in one."""
+        if not self._config.privacy.enabled:
+            return None
+        started = time.perf_counter()
+        federation, state = self._federation, self.state
+        parameters = federation.spec.unflatten(state.vector, federation.backbone.device)
+        sketch = round_sketch(self._config, federation.method, parameters, round_number=state.round)
+        self._phase["train"] += time.perf_counter() - started
+        return sketch
+
+    def _aggregate(self, plan: RoundPlan, sketch: Sketch | None) -> tuple[Aggregate, int]:
+        """Let the cohort's clients work as their sessions ask for values, and sum what they send."""
+        state, config, federation = self.state, self._config, self._federation
+        context = round_context(state, lr=plan.lr, run_digest=federation.digest)
+        training = 0.0
+        refusals: list[BudgetExhausted] = []
+
+        def contribute(client: ClientId) -> SegmentValues | None:
+            """Return a site's values; None from a site whose budget does not admit the round."""
+            nonlocal training
+            started = time.perf_counter()
+            try:
+                site = self._sites[client]
+                return self._rounds.contribute(site, state, lr=plan.lr, sketch=sketch)
+            except BudgetExhausted as error:
+                self._listener.warning(f"client {client} leaves the run: {error}")
+                refusals.append(error)
+                return None
+            finally:
+                training += time.perf_counter() - started
+
+        def more(
+            clients: tuple[ClientId, ...],
+            answer: Callable[[ClientId], SegmentValues],
+            broadcast: bytes,
+        ) -> Aggregate:
+            """Make a further sum of the same round."""
+            bound = hashlib.sha256(context + broadcast).digest()
+            aggregate, _ = self._aggregation.run(
+                clients, answer, resubmit=True, context=bound, lost=lambda _: {}
+            )
+            return aggregate
+
+        started = time.perf_counter()
+        try:
+            first, attempts = self._aggregation.run(
+                plan.cohort,
+                contribute,
+                resubmit=self._rounds.resubmit,
+                context=context,
+                lost=lambda attempt: simulated_losses(
+                    plan.cohort,
+                    probability=config.secagg.dropout,
+                    seed=config.seed,
+                    round_number=plan.round,
+                    attempt=attempt,
+                ),
+            )
+            result = self._rounds.complete(first, more)
+        except RoundAborted as error:
+            if refusals:  # the reason is the budget, not the protocol
+                raise refusals[-1] from error
+            raise
+        self._phase["train"] += training
+        self._phase["secagg"] += time.perf_counter() - started - training
+        return result, attempts
+
+    def _evaluate(self) -> tuple[Metrics, Metrics | None]:
+        """Return the model's metrics on the test split.
+
+        Where clients have blocks of their own, these are means over the clients' models, and the second are those of
+        the shared blocks alone (own blocks at zero); otherwise the second is None.
+        """
+        started = time.perf_counter()
+        federation = self._federation
+        parameters = federation.spec.unflatten(self.state.vector, federation.backbone.device)
+
+        def metrics_with(own: Parameters) -> Metrics:
+            scores = predict(federation.scorer, parameters | own, federation.test_inputs)
+            return evaluate(scores, federation.test_labels)
+
+        if federation.method.local_blocks:
+            metrics = mean_metrics([metrics_with(site.local) for site in self._sites])
+            zeros = {n: torch.zeros_like(v) for n, v in self._sites[0].local.items()}
+            shared = metrics_with(zeros)
+        else:
+            metrics, shared = metrics_with({}), None
+        self._phase["evaluate"] += time.perf_counter() - started
+        return metrics, shared
+
+    def evaluate_frozen(self) -> None:
+        """Record the frozen CLIP as round 0."""
+        started = time.perf_counter()
+        federation = self._federation
+        labels = federation.test_labels
+        bank, zero_shot = federation.test_bank, federation.zero_shot
+        pooled = evaluate(zero_shot.patch_scores(bank).cpu().numpy(), labels)
+        self._class_token = evaluate(zero_shot.class_token_scores(bank).cpu().numpy(), labels)
+        self._phase["evaluate"] += time.perf_counter() - started
+        self._keep(RoundRecord(round=0, rounds=len(federation.schedule), metrics=pooled))
+
+    def _keep(self, record: RoundRecord) -> None:
+        self._records.append(record)
+        self._store.append_metrics(record.as_dict())
+        self._listener.round_done(record)
+
+    def _learning_rate(self, number: int) -> float:
+        """Cosine decay over rounds, from the global round number (clients are stateless)."""
+        largest = self._config.train.lr or 0.0
+        rounds = len(self._federation.schedule)
+        return 0.5 * largest * (1 + math.cos(math.pi * (number - 1) / rounds))
+
+    def _clipped(self, aggregate: Aggregate) -> float:
+        clipped = sum(sum(counts) for counts in aggregate.clip_counts.values())
+        return clipped / (self._federation.spec.size * len(aggregate.survivors))

@@ -1,0 +1,81 @@
+"""What a run is about to do, as public figures."""
+
+from __future__ import annotations
+
+from fedmpt.engine.aggregation import Aggregation
+from fedmpt.engine.listener import Preview
+from fedmpt.engine.prepare import Federation
+from fedmpt.engine.protocol import data_line
+from fedmpt.engine.share_terms import claim
+from privacy import DPPlan
+from secagg import Mode, threshold
+from secagg.cost import predict_bytes
+
+
+def make_preview(
+    federation: Federation,
+    aggregation: Aggregation,
+    plans: list[DPPlan],
+    planned: list[float],
+    *,
+    sums: int,
+) -> Preview:
+    """Return what is shown before the first round.
+
+    Args:
+        federation: the prepared run.
+        aggregation: roster, sessions and keys.
+        plans: every client's privacy plan; none without privacy.
+        planned: every client's epsilon once all rounds are done; none without privacy.
+        sums: secure sums of a round.
+    """
+    config, local = federation.config, federation.local
+    cohort = len(federation.schedule[0])
+    masked = aggregation.mode is Mode.MASKING
+    params = aggregation.parameters(federation.schedule[0], bytes(32), 1)
+    predicted = predict_bytes(params)
+    protected, against = claim(config, cohort=cohort)
+    return Preview(
+        method=config.method.name,
+        data=data_line(federation),
+        protocol_digests=federation.protocol_digests,
+        backbone=federation.backbone.name,
+        parameters=federation.spec.size,
+        sizes=tuple(plan.n_pub for plan in plans)
+        or tuple(len(rows) for rows in federation.partition.clients),
+        rounds=len(federation.schedule),
+        cohort=cohort,
+        local=f"{local.optimizer}, learning rate {config.train.lr:g}, "
+        f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
+        target_epsilon=config.privacy.epsilon if plans else None,
+        delta=plans[0].delta if plans else None,
+        protected=protected,
+        against=against,
+        noise_multipliers=_range([plan.noise_multiplier for plan in plans]),
+        sample_rates=_range([plan.sample_rate for plan in plans]),
+        steps=(
+            min(plan.steps_per_round * plan.rounds for plan in plans),
+            max(plan.steps_per_round * plan.rounds for plan in plans),
+        )
+        if plans
+        else None,
+        planned_epsilons=_range(planned),
+        space=f"{config.privacy.space} space ({federation.space_reason})" if plans else None,
+        secagg=config.secagg.mode,
+        statement=aggregation.statement,
+        tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
+        bytes_up=sums * predicted.mean_up(),
+        bytes_down=sums * predicted.mean_down(),
+        setup_bytes=_setup_bytes(aggregation),
+    )
+
+
+def _setup_bytes(aggregation: Aggregation) -> tuple[int, int] | None:
+    epoch = aggregation.key_epoch
+    if epoch is None:
+        return None
+    return max(epoch.bytes_up.values()), max(epoch.bytes_down.values())
+
+
+def _range(values: list[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if values else None

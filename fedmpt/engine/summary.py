@@ -1,0 +1,96 @@
+"""What a finished run says of itself: the contents of ``summary.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fedmpt.engine.listener import RoundRecord
+from fedmpt.engine.prepare import Federation
+from fedmpt.engine.protocol import top_k_figures
+from fedmpt.engine.share_terms import claim
+from fedmpt.metrics import Metrics
+from fedmpt.protect import MODES
+from secagg import statement
+
+SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
+
+
+def make_summary(
+    federation: Federation,
+    records: Sequence[RoundRecord],
+    *,
+    class_token: Metrics,
+    phases: Mapping[str, float],
+    accounts: list[dict[str, object]],
+    name: str | None,
+    folder: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the contents of ``summary.json``.
+
+    Args:
+        federation: the prepared run.
+        records: of every round that was done, round 0 first.
+        class_token: metrics of the frozen CLIP with its class token in place of patches.
+        phases: seconds spent on training, secure aggregation and evaluation.
+        accounts: every client's privacy account; none without privacy.
+        name: of the run on the clients' ledgers; None without privacy.
+        folder: the run folder.
+        seconds: the run took.
+    """
+    config, rounds = federation.config, records[1:]
+    first, last = records[0].metrics, records[-1]
+    sent = [record.bytes_up for record in rounds]
+    cohort = len(federation.schedule[0]) if federation.schedule else 0
+    protected, against = claim(config, cohort=max(1, cohort))
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "method": config.method.name,
+        "data": config.data.name,
+        "backbone": federation.backbone.name,
+        "seed": config.seed,
+        "rounds": len(rounds),
+        "clients": len(federation.partition),
+        "parameters": federation.spec.size,
+        "folder": str(folder),
+        "protocol": config.data.protocol,
+        "protocol_digests": federation.protocol_digests,
+        "zero_shot": _headline(first),
+        "zero_shot_class_token": _headline(class_token),
+        "final": _headline(last.metrics),
+        "final_shared": _headline(last.shared) if last.shared else None,
+        "final_top_k": top_k_figures(last.metrics),
+        "final_AP": dict(zip(federation.dataset.scored, last.metrics.AP, strict=True)),
+        "privacy": {
+            "run": name,
+            "enabled": config.privacy.enabled,
+            "target_epsilon": config.privacy.epsilon if config.privacy.enabled else None,
+            "delta": accounts[0]["delta"] if accounts else None,
+            "unit": config.privacy.unit,
+            "noise": config.privacy.noise,
+            "protected": protected,
+            "against": against,
+            "relation": "add_or_remove_one",
+            "clients": accounts,
+        },
+        "secagg": {
+            "mode": config.secagg.mode,
+            "statement": statement(MODES[config.secagg.mode], verify_sum=config.secagg.ckks_verify),
+            "bytes_up_per_client_round": float(np.mean(sent)) if sent else 0.0,
+            "seconds": phases["secagg"],
+            "dropped": sum(len(record.dropped) for record in rounds),
+            "clipped_share": max((record.clipped for record in rounds), default=0.0),
+        },
+        "images_skipped": federation.dataset.train.skipped + federation.dataset.test.skipped,
+        "partition_digest": federation.partition.digest,
+        "seconds": seconds,
+        "seconds_by_phase": dict(phases),
+    }
+
+
+def _headline(metrics: Metrics) -> dict[str, float]:
+    return {"mAP": metrics.mAP, "CF1": metrics.CF1, "OF1": metrics.OF1}
