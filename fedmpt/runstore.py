@@ -4,40 +4,69 @@
 privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
 parameters; ``partition.json`` who holds which images, and how many of what; ``protocol.json`` what the benchmark fixed
 before training; ``roster.json`` the public keys and ``transcripts/`` one public log of signatures a round, both for
-``python -m secagg.transcript``; ``summary.json`` the result.
+``python -m secagg.transcript``; ``state.safetensors`` what the next round starts from; ``local/`` what clients keep to
+themselves; ``summary.json`` the result; ``lock`` is held by the process that works on the run.
+
+A resumed run has new keys: ``roster-0007.json`` holds those of rounds 7 and later, until the next such file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from fedmpt.errors import RunError, UsageError
+from fedmpt.errors import StorageError, UsageError
 
 LEDGER_FOLDER: Final = "ledger"
+SUMMARY_FILE: Final = "summary.json"
+METRICS_FILE: Final = "metrics.jsonl"
+_LOCK_FILE: Final = "lock"
+
+
+@contextlib.contextmanager
+def storing(what: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a `StorageError` that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{what}: cannot be written ({reason}); what was written before is whole: free space or mend permissions"
+        ) from error
 
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file whole or not at all; it is on disk on return.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written.
+        StorageError: the disk is full or the folder cannot be written.
     """
     partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+    with storing(target):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def roster_file(first_round: int) -> str:
+    """Return the name of the roster whose keys hold from a round on."""
+    return "roster.json" if first_round == 1 else f"roster-{first_round:04d}.json"
 
 
 class RunStore:
-    """One run folder, created on construction."""
+    """One run folder, locked against other processes until `close`; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         """Create the folder.
@@ -46,6 +75,7 @@ class RunStore:
             UsageError: the folder exists already, or cannot be created.
         """
         self.folder = folder
+        self._lock = -1
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
@@ -55,10 +85,57 @@ class RunStore:
             ) from error
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
+        self._take_lock("--out")
+
+    @classmethod
+    def reopen(cls, folder: Path) -> RunStore:
+        """Open the folder of a run that did not end.
+
+        Raises:
+            UsageError: it is no run folder, its run is finished, another process works on it, or it cannot be written.
+        """
+        if not (folder / "config.toml").is_file():
+            raise UsageError(
+                f"--resume {folder}: no run to go on with (it has no config.toml); give the folder of a run"
+            )
+        store = cls.__new__(cls)
+        store.folder, store._lock = folder, -1
+        store._take_lock("--resume")
+        if (folder / SUMMARY_FILE).exists():
+            store.close()
+            raise UsageError(f"--resume {folder}: the run is finished; start another one")
+        return store
+
+    def _take_lock(self, option: str) -> None:
+        try:
+            self._lock = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise UsageError(
+                f"{option} {self.folder}: another process works on this run; wait for it or end it"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{option} {self.folder}: cannot be written ({error.strerror}); mend its permissions"
+            ) from error
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def write_transcript(self, round_number: int, log: bytes) -> None:
         """Write the public log of a round's aggregation."""
-        (self.folder / "transcripts").mkdir(exist_ok=True)
+        with storing(self.folder / "transcripts"):
+            (self.folder / "transcripts").mkdir(exist_ok=True)
         self.write_bytes(f"transcripts/round-{round_number:04d}.bin", log)
 
     def write_text(self, name: str, text: str) -> None:
@@ -75,11 +152,16 @@ class RunStore:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written ({error.strerror})") from error
+        path = self.folder / METRICS_FILE
+        with storing(path), path.open("a", encoding="utf-8") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Write ``metrics.jsonl`` anew, whole or not at all: a torn line goes, a missing one comes."""
+        self.write_text(METRICS_FILE, "".join(map(_line, lines)))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"

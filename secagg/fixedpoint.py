@@ -1,7 +1,7 @@
 """Real vectors to grid integers and sums of grid integers back.
 
-Rounding is stochastic with a secret AES stream, so the rounded value is unbiased (to 2^-32) and an
-observer of the sum cannot predict the rounding. All modes share this one quantiser: `none` and
+Rounding is stochastic with an AES stream, secret unless the caller gives its key, so the rounded
+value is unbiased (to 2^-32). All modes share this one quantiser: `none` and
 `masking` return the same integers bit for bit when they are given the same rounding stream.
 """
 
@@ -37,13 +37,15 @@ class Update:
             integers in 0..bound.
         noise: optional int64 `[length]` for fixed segments, |noise| <= noise_bound, added on the
             grid after rounding.
-        insecure_rounding_key: 32 bytes that make the stochastic rounding reproducible, for
-            simulations; None, the secure choice, draws them from the operating system.
+        rounding_key: 32 bytes that fix the stream of the stochastic rounding, so that a simulation
+            can be repeated bit for bit; None draws them from the operating system. Rounding hides
+            nothing, masks and noise do: whoever knows the key knows which way values were rounded,
+            and the sum to less than a grid step more.
     """
 
     values: Mapping[str, NDArray[Any]]
     noise: Mapping[str, Integers] = field(default_factory=dict)
-    insecure_rounding_key: bytes | None = None
+    rounding_key: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,7 @@ def quantise(values: Reals, uniform: NDArray[np.uint32], segment: FixedSegment) 
 
     Args:
         values: float32 or float64 `[length]`, in the units of `segment.clip`.
-        uniform: uint32 `[length]`, secret and independent of the values.
+        uniform: uint32 `[length]`, independent of the values.
         segment: gives C and Q.
 
     Raises:
@@ -112,7 +114,7 @@ def encode_update(update: Update, layout: Layout, random: RandomSource) -> dict[
     Args:
         update: the caller's arrays.
         layout: the round's layout.
-        random: gives the 32 secret bytes of the rounding stream.
+        random: gives the 32 bytes of the rounding stream, if the update has none.
 
     Raises:
         WrongLayout: a segment is missing, unknown, misshapen, or an integer is out of its bound.
@@ -126,7 +128,7 @@ def encode_update(update: Update, layout: Layout, random: RandomSource) -> dict[
     for name in update.noise:
         layout.fixed(name)
     fixed = [segment for segment in layout.segments if isinstance(segment, FixedSegment)]
-    rounding_key = update.insecure_rounding_key
+    rounding_key = update.rounding_key
     if rounding_key is None:
         rounding_key = random(KEY_BYTES)
     stream = keystream(rounding_key, 32, sum(segment.length for segment in fixed))

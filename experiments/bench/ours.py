@@ -171,7 +171,7 @@ class World:
     def update(self, values: np.ndarray, key: bytes | None = None) -> Update:
         """What a client contributes."""
         weight = np.array([WEIGHT], np.int64)
-        return Update(values={"values": values, "weight": weight}, insecure_rounding_key=key)
+        return Update(values={"values": values, "weight": weight}, rounding_key=key)
 
     def run(
         self,

@@ -131,6 +131,7 @@ class _ClientLedger:
             n_public=terms.n_pub,
             epsilon=run.epsilon,
             epsilon_check=run.figures.prv if run.figures is not None else None,
+            epsilon_shown=accountant.epsilon(self._shown(), terms.delta),
             target=plan["target_epsilon"],
             total=total.epsilon,
             lifetime=terms.lifetime_epsilon,
@@ -147,6 +148,11 @@ class _ClientLedger:
             rounds_left=rounds_left,
             head=self._history.head,
         )
+
+    def _shown(self) -> tuple[Event, ...]:
+        """Events of the rounds that ``metrics.jsonl`` has; a round that was charged and not done comes after them."""
+        last = max((line["round"] for line in self._records.metrics), default=0)
+        return tuple(charge.event for charge in self._charges() if charge.round <= last)
 
     def _check_figures(self, run: Recomputed, total: Recomputed) -> None:
         for part in {run.disagreement, total.disagreement} - {""}:
@@ -210,11 +216,13 @@ class _ClientLedger:
                 )
         sent = Counter((record["round"], record["attempt"]) for record in self._releases)
         for (number, attempt), count in sorted(sent.items()):
-            if count > attempts.get(number, ATTEMPTS):
+            # an earlier charge of a round is of attempts that no line speaks of
+            last = attempt == charged[number] - 1
+            most = attempts.get(number, ATTEMPTS) if last else ATTEMPTS
+            if count > most:
                 self._find(
                     Kind.SECOND_UPLOAD,
-                    f"{count} uploads for charge {attempt} of round {number}, which had "
-                    f"{attempts.get(number, ATTEMPTS)} attempt(s)",
+                    f"{count} uploads for charge {attempt} of round {number}, which had {most} attempt(s)",
                 )
 
     def _check_limits(self, account: Account) -> None:

@@ -81,6 +81,7 @@ class Account:
         n_public: declared size.
         epsilon: spent in this run, by the accountant of record.
         epsilon_check: the same by the second accountant; None where it gave no figure.
+        epsilon_shown: spent up to the last round that ``metrics.jsonl`` has; less where a later one was charged.
         target: limit of the run.
         total: spent over all runs on this ledger.
         lifetime: limit over all runs.
@@ -101,6 +102,7 @@ class Account:
     n_public: int
     epsilon: float
     epsilon_check: float | None
+    epsilon_shown: float
     target: float
     total: float
     lifetime: float

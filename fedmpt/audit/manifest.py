@@ -6,6 +6,7 @@ function of charged releases), ``unprotected`` (a run without privacy), ``stays`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,12 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     "ledger": ("public", "charged events, refusals, digests of what was sent: no counts of data"),
     "marks": ("public", "one-shot marks of the aggregation protocol"),
     "roster.json": ("public", "keys of the aggregation protocol"),
+    "lock": ("public", "held while a process works on the run; empty"),
+    "state.safetensors": (
+        "dp",
+        "what a resumed run starts from: the model, moments of released sums, lines of metrics.jsonl",
+    ),
+    "local": ("stays", "what clients keep to themselves: blocks of their own, their weights"),
     "transcripts": ("public", "messages of the aggregation protocol as the server saw them"),
     "model.safetensors": ("dp", "the tuned model: a function of the released sums"),
     "metrics.jsonl": (
@@ -31,6 +38,9 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
     "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
 }
+
+
+_ROSTER_OF_STRETCH: Final = re.compile(r"^roster-\d{4}\.json$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +100,10 @@ def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
 
 
 def _file(name: str, *, private: bool) -> Item:
-    kind, why = _FILES.get(name, ("unknown", "not a file that a run writes; nobody vouches for it"))
+    kind, why = _FILES.get(
+        _ROSTER_OF_STRETCH.sub("roster.json", name),
+        ("unknown", "not a file that a run writes; nobody vouches for it"),
+    )
     if kind == "dp" and not private:
         kind, why = "unprotected", "depends on data without differential privacy"
     return Item(name=name, kind=kind, why=why)

@@ -56,8 +56,11 @@ def read_run(folder: Path, ledgers: Path | None) -> RunRecords:
     place = Path(index["folder"]) if index is not None else Path("ledger")
     try:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        metrics = [json.loads(line) for line in lines]
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        whole = text[
+            : text.rfind("\n") + 1
+        ]  # a torn last line is of a round that was not committed
+        metrics = [json.loads(line) for line in whole.splitlines()]
     except FileNotFoundError:
         metrics = []
     except (OSError, ValueError) as error:

@@ -148,10 +148,10 @@ def _claims(records: RunRecords, clients: list[int]) -> list[Finding]:
 
 
 def _last_round(records: RunRecords, accounts: tuple[Account, ...]) -> list[Finding]:
-    """Check the epsilon that ``metrics.jsonl`` ends with against the ledgers, unless rounds came after it."""
+    """Check the epsilon that ``metrics.jsonl`` ends with against the ledgers."""
     if not records.private or not records.metrics or records.summary is None:
         return []
-    last, spent = records.metrics[-1], [a.epsilon for a in accounts if a.rounds]
+    last, spent = records.metrics[-1], [a.epsilon_shown for a in accounts if a.epsilon_shown]
     if not spent or last["round"] == 0:
         return []
     return [

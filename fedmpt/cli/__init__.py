@@ -1,7 +1,7 @@
 """The command line: parse, call one function, print. Nothing heavy is imported before a command runs.
 
 Standard output carries results (``--json``: one object), standard error everything for people. Exit codes: 0 done,
-2 usage, 3 privacy budget spent, 4 protocol aborted, 1 the rest.
+2 usage, 3 privacy budget spent, 4 protocol aborted, 130 interrupted, 1 the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _HELP: Final = {
 }
 BUDGET_SPENT: Final = 3
 PROTOCOL_ABORTED: Final = 4
+INTERRUPTED: Final = 130  # as shells count a process that Ctrl-C ended
 
 
 class _LazyGroup(click.Group):
@@ -65,7 +66,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        _fail("interrupted", 1)
+        _fail("interrupted", INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fedmpt.config import METHOD_NAMES, load_config
 
@@ -149,6 +150,13 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/TIME-HASH]"
 )
+@click.option(
+    "--resume",
+    "stopped",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that was stopped, with its settings; goes with --json alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file of settings."
@@ -165,6 +173,7 @@ def command(
     no_dp: bool,
     ledger: Path | None,
     out: Path | None,
+    stopped: Path | None,
     as_json: bool,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -175,6 +184,8 @@ def command(
     Without options: FedMPT on the embedded data set with the bundled CLIP, twelve clients, differential privacy with
     epsilon 8 and secure aggregation by masking.
     """
+    if stopped is not None:
+        _require_alone(click.get_current_context())
     options = {_OPTIONS[name]: value for name, value in given.items()}
     if no_dp:
         if given["dp_epsilon"] is not None:
@@ -188,13 +199,27 @@ def command(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from fedmpt.cli.console import Console
-    from fedmpt.engine.train import train
+    from fedmpt.engine.train import resume, train
 
     console = Console()
-    summary = train(config, folder=out, ledger=ledger, listener=console)
+    if stopped is not None:
+        summary = resume(stopped, listener=console)
+    else:
+        summary = train(config, folder=out, ledger=ledger, listener=console)
     if as_json:
         import json
 
         click.echo(json.dumps(summary, indent=2))
     else:
         console.show_result(summary)
+
+
+def _require_alone(context: click.Context) -> None:
+    """Refuse options that would change a run that is resumed."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("stopped", "as_json"):
+            raise click.UsageError(
+                f"--resume goes on with the run's own settings: leave {parameter.opts[0]} out"
+            )

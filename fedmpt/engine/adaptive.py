@@ -17,6 +17,7 @@ from fedmpt.engine.adaptive_client import AdaptiveClient
 from fedmpt.engine.rounds import AveragedUpdates, FurtherSum
 from fedmpt.engine.sites import Site
 from fedmpt.errors import RunError
+from fedmpt.methods.base import Parameters
 from fedmpt.protect import Envelope
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT, SLOPE_UNIT
 from fedmpt.types import ClientId, GlobalState, Update
@@ -103,3 +104,10 @@ class AdaptiveUpdates:
     def loss(self, aggregate: Aggregate) -> float | None:
         """Return the survivors' mean loss of an example; None under privacy."""
         return self._averaged.loss(aggregate)
+
+    def server_state(self) -> Parameters:
+        """Return nothing: what adapts is the clients'."""
+        return {}
+
+    def take_up(self, state: GlobalState, server: Parameters) -> None:
+        """Do nothing."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedmpt.strategy.fedawa import (
     SLOPE_UNIT,
@@ -31,6 +33,10 @@ class AdaptiveClient:
         self.score = score
         self._lr = lr
         self._reports_loss = reports_loss
+
+    def score_tensor(self) -> Tensor:
+        """Return the score as a float64 scalar, to be kept on the client's disk."""
+        return torch.tensor(self.score, dtype=torch.float64)
 
     def first(self, update: Update, state: GlobalState) -> Update:
         """Keep the round's update and contribute it with the current weight."""

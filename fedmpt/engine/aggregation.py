@@ -1,6 +1,7 @@
 """The server's side of the in-process engine: roster, sessions and the aggregation of a round.
 
-Keys come from the operating system and live for one run. Simulated drop-outs come from the experiment seed.
+Keys come from the operating system and live for one process: a resumed run has new ones, and a new roster. Simulated
+drop-outs come from the experiment seed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 from fedmpt.config import SecAggConfig
 from fedmpt.protect import MODES, LedgeredSession
-from fedmpt.runstore import write_whole
+from fedmpt.runstore import storing, write_whole
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId
 from secagg import (
@@ -83,7 +84,8 @@ class Aggregation:
         self._run_id = new_run_id()
         self._sequence = 0
         self._cache = SignatureCache()  # all clients live in this process; none may see another's
-        marks.mkdir(exist_ok=True)
+        with storing(marks):
+            marks.mkdir(exist_ok=True)
         self.sessions = {
             ClientId(identity.id): LedgeredSession(
                 open_client(
@@ -92,6 +94,7 @@ class Aggregation:
                     roster=self.roster,
                     policy=policy,
                     save=partial(write_whole, marks / f"client-{identity.id:03d}"),
+                    saved=_saved(marks / f"client-{identity.id:03d}"),
                     signature_cache=self._cache,
                     keep_replies=False,
                 )
@@ -188,6 +191,11 @@ class Aggregation:
             else:
                 return aggregate, attempt
         raise AssertionError("unreachable")
+
+
+def _saved(mark: Path) -> bytes:
+    """Return a client's marks of earlier stretches of the run; they stay, whatever keys it has now."""
+    return mark.read_bytes() if mark.exists() else b""
 
 
 def _policy(mode: Mode, layout: Layout, *, private: bool, config: SecAggConfig) -> Policy:

@@ -118,6 +118,47 @@ def plan_ledgers(
     return Ledgers(run=run, folder=folder, carried=carried, terms=tuple(terms))
 
 
+def reopen_ledgers(federation: Federation, plans: list[DPPlan], folder: Path) -> Ledgers:
+    """Return the ledgers of a run that goes on, under the name it has on them; nothing is written.
+
+    Args:
+        federation: the prepared run.
+        plans: every client's plan, which must be the one that was charged.
+        folder: the run folder.
+
+    Raises:
+        UsageError: ledgers are missing or about something else, or a plan is not the charged one.
+    """
+    try:
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        run, place, carried = str(index["run"]), folder / index["folder"], bool(index["carried"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"--resume {folder}: {INDEX_FILE} cannot be read ({error}), and with it what was spent"
+        ) from error
+    holding = holding_name(federation)
+    terms = []
+    for client, plan in enumerate(plans):
+        path = place / file_name(client)
+        if not path.exists():
+            raise UsageError(
+                f"--resume {folder}: {path} is missing; without it what that client spent would be forgotten"
+            )
+        history = read_ledger(path)
+        if history.terms.holding != f"{holding}/client-{client:03d}":
+            raise UsageError(f"--resume {folder}: {path} is about other data")
+        hashes = [
+            r["plan_hash"] for r in history.records if (r["kind"], r.get("run")) == ("plan", run)
+        ]
+        if hashes[-1:] != [plan.plan_hash]:
+            raise UsageError(
+                f"--resume {folder}: the plan of client {client} is not the one on its ledger; go on with the version "
+                "of FedMPT that began the run"
+            )
+        terms.append(history.terms)
+    return Ledgers(run=run, folder=place, carried=carried, terms=tuple(terms))
+
+
 def holding_name(federation: Federation) -> str:
     """Return a public name of the clients' data: equal for runs that give every client the same images.
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,55 +14,109 @@ import torch
 from safetensors.torch import save
 
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
+from fedmpt.engine.checkpoint import STATE_FILE, Checkpoint
 from fedmpt.engine.listener import Listener, RoundRecord
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.rounds import Rounds
 from fedmpt.engine.sites import Site
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.engine.summary import make_summary
+from fedmpt.errors import RunError, StorageError
 from fedmpt.learner import predict
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics, evaluate, mean_metrics
 from fedmpt.protect import round_context
-from fedmpt.runstore import RunStore
-from fedmpt.types import ClientId, GlobalState, RoundPlan
-from privacy import BudgetExhausted
+from fedmpt.runstore import SUMMARY_FILE, RunStore
+from fedmpt.seeds import generator
+from fedmpt.types import ClientId, RoundPlan
+from privacy import BudgetExhausted, LedgerError
 from privacy.sketch import Sketch
 from secagg import Aggregate, RoundAborted
 from secagg import Update as SegmentValues
+from secagg.keys import KEY_BYTES
 
 
 class Loop:
-    """The loop over rounds and what it gathers."""
+    """The loop over rounds and what it gathers.
 
-    def __init__(self, federation: Federation, store: RunStore, listener: Listener) -> None:
+    A round is over when its checkpoint is on disk: what is charged before is spent, what comes after is repeated.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        store: RunStore,
+        listener: Listener,
+        *,
+        start: Checkpoint,
+        since: float,
+    ) -> None:
+        """Start after what is done.
+
+        Args:
+            federation: the prepared run.
+            store: the run folder.
+            listener: told what happens.
+            start: what earlier processes left.
+            since: when this process began the run, as `time.perf_counter` says.
+        """
         self._federation = federation
         self._store = store
         self._listener = listener
         self._config = federation.config
-        self._records: list[RoundRecord] = []
-        self._phase = {"train": 0.0, "secagg": 0.0, "evaluate": 0.0}
-        self.state = GlobalState(round=0, vector=federation.spec.flatten(federation.initial))
+        self._since = since
+        self._before = start.progress
+        self._records = list(start.progress.records)
+        self._phase = dict(start.progress.phases)
+        self._class_token = start.progress.class_token
+        self.state = start.state
 
     def execute(self, aggregation: Aggregation, rounds: Rounds, sites: list[Site]) -> None:
-        """Evaluate the frozen CLIP as round 0, then do every round of the schedule."""
+        """Evaluate the frozen CLIP as round 0, then do every round of the schedule that is not done yet.
+
+        A run whose clients have spent their budgets ends with fewer rounds.
+
+        Raises:
+            privacy.BudgetExhausted: not one round was possible.
+            secagg.RoundAborted: a round could not be completed in several attempts.
+            RunError: so many clients failed that a round could not be completed.
+            StorageError: the disk is full or a folder cannot be written.
+        """
         self._aggregation = aggregation
         self._rounds = rounds
         self._sites = sites
-        self.evaluate_frozen()
-        for number, cohort in enumerate(self._federation.schedule, start=1):
-            self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
+        if not self._records:
+            self._commit()  # from here on the run can be resumed
+            self._keep(self._frozen_record())
+        schedule = self._federation.schedule
+        for number, cohort in enumerate(schedule, start=1):
+            if number <= self.state.round:
+                continue
+            try:
+                self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
+            except BudgetExhausted as error:
+                if self.state.round == 0:
+                    raise
+                self._listener.warning(
+                    f"the run ends after {self.state.round} of {len(schedule)} rounds: {error}"
+                )
+                break
 
-    def finish(
-        self, accounts: list[dict[str, object]], *, name: str | None, started: float
-    ) -> dict[str, Any]:
+    def evaluate_frozen(self) -> None:
+        """Record the frozen CLIP as round 0, where that is all there is."""
+        record = self._frozen_record()
+        self._store.append_metrics(record.as_dict())
+        self._listener.round_done(record)
+        self._records.append(record)
+
+    def finish(self, accounts: list[dict[str, object]], *, name: str | None) -> dict[str, Any]:
         """Write the tuned parameters, if there are any, and the summary, and return the summary.
 
         Args:
             accounts: every client's privacy account.
             name: of the run on the clients' ledgers; None without privacy.
-            started: when the run began.
         """
+        assert self._class_token is not None  # noqa: S101 -- round 0 sets it
         summary = make_summary(
             self._federation,
             self._records,
@@ -70,14 +125,17 @@ class Loop:
             accounts=accounts,
             name=name,
             folder=self._store.folder,
-            seconds=time.perf_counter() - started,
+            seconds=self._seconds(),
         )
         tensors = self._federation.spec.unflatten(self.state.vector)
         if tensors:
             metadata = {"method": self._federation.method.name}
             self._store.write_bytes("model.safetensors", save(tensors, metadata=metadata))
-        self._store.write_json("summary.json", summary)
+        self._store.write_json(SUMMARY_FILE, summary)
         return summary
+
+    def _seconds(self) -> float:
+        return self._before.seconds + time.perf_counter() - self._since
 
     def _round(self, plan: RoundPlan) -> None:
         before = dict(self._phase)
@@ -86,6 +144,8 @@ class Loop:
         if aggregate.transcript.log:  # CKKS rounds have none
             self._store.write_transcript(plan.round, aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
+        for client in plan.cohort:
+            self._sites[client].keep(plan.round)
         metrics, shared = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
         record = RoundRecord(
@@ -120,21 +180,31 @@ class Loop:
         state, config, federation = self.state, self._config, self._federation
         context = round_context(state, lr=plan.lr, run_digest=federation.digest)
         training = 0.0
-        refusals: list[BudgetExhausted] = []
+        further = 0
+        left_out: list[Exception] = []
 
         def contribute(client: ClientId) -> SegmentValues | None:
-            """Return a site's values; None from a site whose budget does not admit the round."""
+            """Return a site's values; None from one whose budget does not admit the round, or that fails."""
             nonlocal training
             started = time.perf_counter()
             try:
                 site = self._sites[client]
-                return self._rounds.contribute(site, state, lr=plan.lr, sketch=sketch)
+                values = self._rounds.contribute(site, state, lr=plan.lr, sketch=sketch)
+                return self._repeatable(values, client, plan.round, 0)
             except BudgetExhausted as error:
                 self._listener.warning(f"client {client} leaves the run: {error}")
-                refusals.append(error)
-                return None
+                left_out.append(error)
+            except (OSError, StorageError, LedgerError):  # the disk is everybody's here
+                raise
+            except Exception as error:  # whatever a client trips over, the others go on without it
+                self._listener.warning(
+                    f"client {client} is left out of round {plan.round}: {type(error).__name__}: {error}"
+                )
+                self._sites[client].fail()
+                left_out.append(error)
             finally:
                 training += time.perf_counter() - started
+            return None
 
         def more(
             clients: tuple[ClientId, ...],
@@ -142,9 +212,15 @@ class Loop:
             broadcast: bytes,
         ) -> Aggregate:
             """Make a further sum of the same round."""
+            nonlocal further
+            further += 1
             bound = hashlib.sha256(context + broadcast).digest()
             aggregate, _ = self._aggregation.run(
-                clients, answer, resubmit=True, context=bound, lost=lambda _: {}
+                clients,
+                lambda client: self._repeatable(answer(client), client, plan.round, further),
+                resubmit=True,
+                context=bound,
+                lost=lambda _: {},
             )
             return aggregate
 
@@ -165,12 +241,26 @@ class Loop:
             )
             result = self._rounds.complete(first, more)
         except RoundAborted as error:
-            if refusals:  # the reason is the budget, not the protocol
-                raise refusals[-1] from error
-            raise
+            if not left_out:
+                raise
+            cause = left_out[-1]  # the reason is not the protocol
+            if isinstance(cause, BudgetExhausted):
+                raise cause from error
+            raise RunError(
+                f"round {plan.round}: too few clients are left; the last to fail: {type(cause).__name__}: {cause}"
+            ) from cause
         self._phase["train"] += training
         self._phase["secagg"] += time.perf_counter() - started - training
         return result, attempts
+
+    def _repeatable(
+        self, values: SegmentValues, client: ClientId, number: int, further: int
+    ) -> SegmentValues:
+        """Fix the rounding of a run without privacy by the experiment seed, so that it can be repeated bit for bit."""
+        if self._config.privacy.enabled:
+            return values
+        stream = generator(self._config.seed, "rounding", client, number, further)
+        return replace(values, rounding_key=stream.bytes(KEY_BYTES))
 
     def _evaluate(self) -> tuple[Metrics, Metrics | None]:
         """Return the model's metrics on the test split.
@@ -195,8 +285,8 @@ class Loop:
         self._phase["evaluate"] += time.perf_counter() - started
         return metrics, shared
 
-    def evaluate_frozen(self) -> None:
-        """Record the frozen CLIP as round 0."""
+    def _frozen_record(self) -> RoundRecord:
+        """Return the record of round 0, the frozen CLIP."""
         started = time.perf_counter()
         federation = self._federation
         labels = federation.test_labels
@@ -204,12 +294,30 @@ class Loop:
         pooled = evaluate(zero_shot.patch_scores(bank).cpu().numpy(), labels)
         self._class_token = evaluate(zero_shot.class_token_scores(bank).cpu().numpy(), labels)
         self._phase["evaluate"] += time.perf_counter() - started
-        self._keep(RoundRecord(round=0, rounds=len(federation.schedule), metrics=pooled))
+        return RoundRecord(round=0, rounds=len(federation.schedule), metrics=pooled)
 
     def _keep(self, record: RoundRecord) -> None:
+        """Commit the round: with its checkpoint on disk it is done."""
         self._records.append(record)
+        self._commit()
         self._store.append_metrics(record.as_dict())
         self._listener.round_done(record)
+
+    def _commit(self) -> None:
+        """Write what another process needs to go on from here."""
+        progress = replace(
+            self._before,
+            round=self.state.round,
+            records=tuple(self._records),
+            class_token=self._class_token,
+            phases=dict(self._phase),
+            seconds=self._seconds(),
+            heads=tuple(site.ledger_head for site in self._sites if site.ledger_head is not None),
+        )
+        checkpoint = Checkpoint(
+            progress=progress, state=self.state, server=self._rounds.server_state()
+        )
+        self._store.write_bytes(STATE_FILE, checkpoint.to_bytes())
 
     def _learning_rate(self, number: int) -> float:
         """Cosine decay over rounds, from the global round number (clients are stateless)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fedmpt.engine.sites import Site
+from fedmpt.methods.base import Parameters
 from fedmpt.protect import Envelope
 from fedmpt.strategy.fedavg import fedavg
 from fedmpt.types import ClientId, GlobalState
@@ -73,6 +74,14 @@ class Rounds(Protocol):
         """Return the mean training loss of an example, where it may leave a client."""
         ...
 
+    def server_state(self) -> Parameters:
+        """Return the tensors that the server keeps between rounds besides the model, by name."""
+        ...
+
+    def take_up(self, state: GlobalState, server: Parameters) -> None:
+        """Go on from the model and the server's tensors of an earlier process."""
+        ...
+
 
 class AveragedUpdates:
     """Clients train locally, and the server averages their updates; see `Rounds`."""
@@ -116,3 +125,10 @@ class AveragedUpdates:
     def loss(self, aggregate: Aggregate) -> float | None:
         """Return the survivors' mean loss of an example; None under privacy."""
         return self._envelope.open_loss(aggregate)
+
+    def server_state(self) -> Parameters:
+        """Return nothing: averaging has no memory."""
+        return {}
+
+    def take_up(self, state: GlobalState, server: Parameters) -> None:
+        """Do nothing."""

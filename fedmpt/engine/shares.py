@@ -17,6 +17,7 @@ from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST, SET_ASIDE
 from fedmpt.engine.sites import Site
 from fedmpt.errors import RunError, UsageError
 from fedmpt.learner import make_optimizer, make_space, released_shapes
+from fedmpt.methods.base import Parameters
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import GlobalState
 from privacy import DPPlan, PrivacyUnit
@@ -118,6 +119,28 @@ class SharedNoise:
         if not torch.isfinite(torch.from_numpy(vector)).all():
             raise RunError(f"round {state.round + 1}: the state is not finite; lower --lr")
         return GlobalState(round=state.round + 1, vector=vector)
+
+    def server_state(self) -> Parameters:
+        """Return the optimiser's moments, as ``INDEX/NAME``: functions of released sums."""
+        moments = self._optimizer.state_dict()["state"]
+        return {
+            f"{index}/{name}": value
+            for index, values in moments.items()
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def take_up(self, state: GlobalState, server: Parameters) -> None:
+        """Go on from the model and the optimiser's moments of an earlier process."""
+        released = self._federation.spec.unflatten(state.vector)
+        with torch.no_grad():
+            for name, value in self._parameters.items():
+                value.copy_(released[name])
+        moments: dict[int, Parameters] = {}
+        for path, value in server.items():
+            index, _, name = path.partition("/")
+            moments.setdefault(int(index), {})[name] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
 
     def _shapes(self, sketch: Sketch | None) -> dict[str, tuple[int, ...]]:
         if self._by_client:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
@@ -26,7 +28,7 @@ from fedmpt.engine.share_terms import (
     honest_others,
 )
 from fedmpt.engine.spaces import round_sketch
-from fedmpt.errors import RunError, UsageError
+from fedmpt.errors import RunError, UpdateError, UsageError
 from fedmpt.learner import query_privately, train, train_privately
 from fedmpt.methods.base import Parameters
 from fedmpt.protect import LedgeredSession
@@ -42,6 +44,7 @@ from privacy import (
     DPSpace,
     GaussianNoise,
     Ledger,
+    LedgerHead,
     NoiseMode,
     PLDAccountant,
     PoissonSampler,
@@ -54,6 +57,8 @@ from privacy import (
 from privacy.dpsgd import StepHistory
 from privacy.integer import GridRelease, IntegerGradient
 from privacy.sketch import Sketch
+
+_SCORE: Final = "score"
 
 
 def public_sizes(federation: Federation) -> list[int]:
@@ -143,7 +148,7 @@ class _Guard:
     noise: GaussianNoise
     history: StepHistory
     charged_before: (
-        int  # charges on the ledger when this process began; the history knows only later steps
+        int  # charges on the ledger when the history began, which knows only later steps
     )
     run_epsilon: float
 
@@ -151,6 +156,17 @@ class _Guard:
         """Raise unless the noised steps made by this process are exactly those it charged."""
         charges = self.ledger.charges[self.charged_before :]
         self.history.require([charge.event for charge in charges])
+
+    def write_off(self) -> None:
+        """Count what is charged as spent although not all of its steps were made, and start a new history.
+
+        Raises:
+            RunError: more steps were made than charged.
+        """
+        charged = sum(charge.event.steps for charge in self.ledger.charges[self.charged_before :])
+        if self.history.steps > charged:
+            raise RunError(f"{self.history.steps} noised steps were made, {charged} are charged")
+        self.history, self.charged_before = StepHistory(), len(self.ledger.charges)
 
 
 class Site:
@@ -174,8 +190,11 @@ class Site:
             folder: where clients keep what is their own.
         """
         self.client = client
+        self.adaptive = _adaptive_client(federation, client)
         _, own = split_blocks(federation.method, federation.initial)
         self._local = LocalBlocks(own, folder / f"client-{client:03d}.safetensors")
+        score = {} if self.adaptive is None else {_SCORE: self.adaptive.score_tensor()}
+        self._score = LocalBlocks(score, folder / f"client-{client:03d}.score.safetensors")
         self.session = session
         self._federation = federation
         self._data = federation.client_data(client)
@@ -183,7 +202,6 @@ class Site:
         weighted = federation.config.train.weighting == "size"
         size = guard.plan.n_pub if guard is not None else len(self._data)
         self.weight = size if weighted else 1
-        self.adaptive = _adaptive_client(federation, client)
 
     @property
     def plan(self) -> DPPlan | None:
@@ -200,6 +218,11 @@ class Site:
         """Epsilon spent so far, as of the last charge; None without privacy."""
         return self._guard.run_epsilon if self._guard is not None else None
 
+    @property
+    def ledger_head(self) -> LedgerHead | None:
+        """What a peer remembers of its ledger; None without privacy."""
+        return self._guard.ledger.head if self._guard is not None else None
+
     def train(self, state: GlobalState, *, lr: float, sketch: Sketch | None = None) -> Update:
         """Admit, charge, train.
 
@@ -210,12 +233,21 @@ class Site:
 
         Raises:
             privacy.BudgetExhausted: the round would spend more than the target; nothing was trained.
+            UpdateError: the update is not finite; the client's own blocks are as they were.
         """
+        before = dict(self._local.values)
+        update = self._train(state, lr=lr, sketch=sketch)
+        if not (np.isfinite(update.delta).all() and _finite(self._local.values)):
+            self._local.values = before
+            raise UpdateError("its update is not finite (lower --lr if that recurs)")
+        return update
+
+    def _train(self, state: GlobalState, *, lr: float, sketch: Sketch | None) -> Update:
         federation, number = self._federation, state.round + 1
         device = federation.backbone.device
         if self._guard is None:
             order = generator(federation.config.seed, "batches", self.client, number)
-            update = train(
+            return train(
                 federation.method,
                 federation.spec,
                 state,
@@ -227,8 +259,6 @@ class Site:
                 order=order,
                 local=self._local.values,
             )
-            self._local.keep()
-            return update
         guard = self._guard
         charge, admission = guard.budget.charge(number)
         guard.run_epsilon = admission.run_epsilon
@@ -251,8 +281,34 @@ class Site:
             local=self._local.values,
         )
         guard.require_charged()
-        self._local.keep()
         return update
+
+    def fail(self) -> None:
+        """Leave the running round: what was charged for it stays spent, and nothing of it is sent.
+
+        Raises:
+            RunError: more steps were made than charged.
+        """
+        if self._guard is not None:
+            self._guard.write_off()
+
+    def keep(self, number: int) -> None:
+        """Keep what is this client's own, as of round ``number``, before the server commits the round.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        self._local.keep(number)
+        if self.adaptive is not None:
+            self._score.values[_SCORE] = self.adaptive.score_tensor()
+            self._score.keep(number)
+
+    def take_up(self, done: int) -> None:
+        """Go on from what this client kept in rounds up to ``done``."""
+        self._local.take_up(done)
+        if self.adaptive is not None:
+            self._score.take_up(done)
+            self.adaptive.score = float(self._score.values[_SCORE])
 
     def contribute(
         self,
@@ -308,7 +364,7 @@ class Site:
     def _change(self, state: GlobalState, *, lr: float) -> FloatVector:
         """Train without noise; the result must not leave the client as it is."""
         federation = self._federation
-        return train(
+        delta = train(
             federation.method,
             federation.spec,
             state,
@@ -319,6 +375,9 @@ class Site:
             device=federation.backbone.device,
             order=generator(federation.config.seed, "batches", self.client, state.round + 1),
         ).delta
+        if not np.isfinite(delta).all():
+            raise UpdateError("its change is not finite (lower --lr if that recurs)")
+        return delta
 
     def close(self) -> dict[str, object] | None:
         """Check the steps made against those charged, record the final figures, and return this client's account.
@@ -360,6 +419,10 @@ def _adaptive_client(federation: Federation, client: ClientId) -> AdaptiveClient
     return AdaptiveClient(
         score, lr=settings.server_lr, reports_loss=not federation.config.privacy.enabled
     )
+
+
+def _finite(blocks: Parameters) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in blocks.values())
 
 
 def make_guards(plans: list[DPPlan], opened: list[tuple[Ledger, Budget]]) -> list[_Guard]:

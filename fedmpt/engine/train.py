@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedmpt.config import Config, to_toml
+from fedmpt.config import Config, load_config, to_toml
 from fedmpt.data.features import cache_directory
 from fedmpt.engine.adaptive import AdaptiveUpdates
 from fedmpt.engine.aggregation import Aggregation
-from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
+from fedmpt.engine.checkpoint import (
+    STATE_FILE,
+    Checkpoint,
+    first_checkpoint,
+    plan_digest,
+    read_checkpoint,
+)
+from fedmpt.engine.ledgers import (
+    INDEX_FILE,
+    Ledgers,
+    open_budgets,
+    plan_ledgers,
+    reopen_ledgers,
+    require_room,
+)
 from fedmpt.engine.listener import Listener
 from fedmpt.engine.loop import Loop
 from fedmpt.engine.prepare import Federation, prepare
@@ -22,11 +37,12 @@ from fedmpt.engine.rounds import AveragedUpdates, Rounds
 from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
-from fedmpt.errors import UsageError
+from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
-from fedmpt.runstore import LEDGER_FOLDER, RunStore
+from fedmpt.runstore import LEDGER_FOLDER, RunStore, roster_file
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT
-from privacy import DPPlan, NoiseMode, PLDAccountant
+from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
+
 
 def train(
     config: Config, *, folder: Path | None, listener: Listener, ledger: Path | None = None
@@ -42,42 +58,104 @@ def train(
     Raises:
         UsageError: something given cannot be used; no folder was created.
         BudgetSpent: the run would exceed what is left of a client's budget; no folder was created.
-        privacy.BudgetExhausted: so many clients have spent their budget that no round is possible.
+        privacy.BudgetExhausted: so many clients have spent their budget that not one round was possible.
         secagg.RoundAborted: a round could not be completed in several attempts.
+        StorageError: the disk is full or a folder cannot be written; the run can be resumed.
     """
-    started = time.perf_counter()
+    since = time.perf_counter()
     if folder is not None and folder.exists():
         raise UsageError(
             f"--out {folder}: exists already; give another folder, a run is never overwritten"
         )
     federation = prepare(config, progress=listener)
-    config = federation.config
-    if not federation.schedule:  # nothing to tune
-        return _frozen(federation, folder, listener).finish([], name=None, started=started)
-    private = config.privacy.enabled
+    config, folder = federation.config, folder or _default_folder(federation)
+    if not federation.schedule:
+        return _evaluate_frozen(federation, folder, listener, since=since)
     accountant = PLDAccountant()  # one for all: equal mechanisms are computed once
-    plans = (
-        dp_plans(federation, cache_folder=cache_directory(), accountant=accountant)
-        if private
-        else []
-    )
+    plans = _plans(federation, accountant)
     rounds = _rounds(federation, plans)
-    folder = folder or _default_folder(federation)
     ledgers = plan_ledgers(
         federation, plans, ledger or folder / LEDGER_FOLDER, carried=ledger is not None
     )
     require_room(ledgers, plans, accountant)
-    store = RunStore(folder)
-    with ExitStack() as stack:
+    start = first_checkpoint(federation)
+    with RunStore(folder) as store:
+        store.write_text("config.toml", to_toml(config))
+        store.write_json("partition.json", _partition_record(federation))
+        store.write_json("protocol.json", protocol_record(federation))
+        loop = Loop(federation, store, listener, start=start, since=since)
+        return _execute(
+            loop, federation, store, listener, plans, rounds, ledgers, accountant, start
+        )
+
+
+def resume(folder: Path, *, listener: Listener) -> dict[str, Any]:
+    """Go on with a run that was stopped, after its last completed round, and return its summary.
+
+    The plan is that of ``config.toml``, and charges are booked under the same name: a round that was charged and not
+    completed stays spent and is charged again. The aggregation has new keys and a roster of its own.
+
+    Args:
+        folder: the run folder.
+        listener: told what happens.
+
+    Raises:
+        UsageError: there is nothing to go on with, another process works on the run, or data, frozen model or plan are
+            no longer those it began with.
+        privacy.LedgerRolledBack: a ledger lacks charges that the run remembers.
+        privacy.BudgetExhausted: as for `train`, where no round was completed so far.
+        secagg.RoundAborted: a round could not be completed in several attempts.
+    """
+    since = time.perf_counter()
+    with RunStore.reopen(folder) as store:
+        start = read_checkpoint(folder)
+        federation = prepare(load_config(file=folder / "config.toml"), progress=listener)
+        if plan_digest(federation) != start.progress.plan:
+            raise UsageError(
+                f"--resume {folder}: data, frozen model or settings are no longer those the run began with; restore "
+                "them, or start another run"
+            )
+        accountant = PLDAccountant()
+        plans = _plans(federation, accountant)
+        rounds = _rounds(federation, plans)
+        rounds.take_up(start.state, start.server)
+        ledgers = (
+            reopen_ledgers(federation, plans, folder)
+            if plans
+            else plan_ledgers(federation, plans, folder / LEDGER_FOLDER, carried=False)
+        )
+        store.rewrite_metrics([record.as_dict() for record in start.progress.records])
+        loop = Loop(federation, store, listener, start=start, since=since)
+        return _execute(
+            loop, federation, store, listener, plans, rounds, ledgers, accountant, start
+        )
+
+
+def _execute(
+    loop: Loop,
+    federation: Federation,
+    store: RunStore,
+    listener: Listener,
+    plans: list[DPPlan],
+    rounds: Rounds,
+    ledgers: Ledgers,
+    accountant: PLDAccountant,
+    start: Checkpoint,
+) -> dict[str, Any]:
+    """Do the rounds that are left, and what ends a run."""
+    config, done = federation.config, start.state.round
+    with ExitStack() as stack, _telling_how_to_go_on(loop, store, listener):
         aggregation = Aggregation(
             config=config.secagg,
             clients=len(federation.partition),
             layout=rounds.layout,
-            private=private,
+            private=config.privacy.enabled,
             marks=store.folder / "marks",
         )
-        opened = open_budgets(ledgers, plans, stack=stack, accountant=accountant) if private else []
-        guards = make_guards(plans, opened) if private else None
+        opened = open_budgets(ledgers, plans, stack=stack, accountant=accountant) if plans else []
+        for (book, _), head in zip(opened, start.progress.heads, strict=False):
+            book.require_head(head)
+        guards = make_guards(plans, opened) if plans else None
         sites = [
             Site(
                 client,
@@ -88,28 +166,54 @@ def train(
             )
             for client, session in aggregation.sessions.items()
         ]
-        store.write_text("config.toml", to_toml(config))
-        if private:
+        for site in sites:
+            site.take_up(done)
+        if plans and not (store.folder / INDEX_FILE).exists():
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
-        store.write_json("partition.json", _partition_record(federation))
-        store.write_bytes("roster.json", aggregation.roster.to_json())
-        store.write_json("protocol.json", protocol_record(federation))
+        store.write_bytes(roster_file(done + 1), aggregation.roster.to_json())
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(make_preview(federation, aggregation, plans, planned, sums=rounds.sums))
-        loop = Loop(federation, store, listener)
         loop.execute(aggregation, rounds, sites)
         accounts = [account for site in sites if (account := site.close()) is not None]
-    return loop.finish(accounts, name=ledgers.run if private else None, started=started)
+        return loop.finish(accounts, name=ledgers.run if plans else None)
 
 
-def _frozen(federation: Federation, folder: Path | None, listener: Listener) -> Loop:
+@contextmanager
+def _telling_how_to_go_on(loop: Loop, store: RunStore, listener: Listener) -> Iterator[None]:
+    """Say, of a run that is stopped by Ctrl-C or an error, what is kept of it and how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        if (store.folder / STATE_FILE).exists() and not isinstance(error, BudgetExhausted):
+            listener.warning(
+                f"stopped after round {loop.state.round}; go on with: fedmpt train --resume {store.folder}"
+            )
+        if isinstance(error, OSError):
+            raise StorageError(
+                f"{store.folder}: {error.strerror or error}; what was written before is whole: free space or mend "
+                "permissions"
+            ) from error
+        raise
+
+
+def _evaluate_frozen(
+    federation: Federation, folder: Path, listener: Listener, *, since: float
+) -> dict[str, Any]:
     """Evaluate a method that has nothing to tune: round 0 is all there is, and no privacy is spent."""
-    store = RunStore(folder or _default_folder(federation))
-    store.write_text("config.toml", to_toml(federation.config))
-    store.write_json("protocol.json", protocol_record(federation))
-    loop = Loop(federation, store, listener)
-    loop.evaluate_frozen()
-    return loop
+    with RunStore(folder) as store:
+        store.write_text("config.toml", to_toml(federation.config))
+        store.write_json("protocol.json", protocol_record(federation))
+        start = first_checkpoint(federation)
+        loop = Loop(federation, store, listener, start=start, since=since)
+        loop.evaluate_frozen()
+        return loop.finish([], name=None)
+
+
+def _plans(federation: Federation, accountant: PLDAccountant) -> list[DPPlan]:
+    """Return every client's privacy plan; none without privacy."""
+    if not federation.config.privacy.enabled:
+        return []
+    return dp_plans(federation, cache_folder=cache_directory(), accountant=accountant)
 
 
 def _rounds(federation: Federation, plans: list[DPPlan]) -> Rounds:

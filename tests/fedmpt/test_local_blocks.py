@@ -146,10 +146,31 @@ def test_blocks_on_disk_are_taken_up_again(tmp_path: Path) -> None:
     file = tmp_path / "own" / "client.safetensors"
     blocks = LocalBlocks({"left": torch.zeros(2)}, file)
     blocks.values["left"] = torch.tensor([1.0, 2.0])
-    blocks.keep()
-    assert torch.equal(
-        LocalBlocks({"left": torch.zeros(2)}, file).values["left"], torch.tensor([1.0, 2.0])
-    )
+    blocks.keep(3)
+    again = LocalBlocks({"left": torch.zeros(2)}, file)
+    again.take_up(3)
+    assert torch.equal(again.values["left"], torch.tensor([1.0, 2.0]))
+
+
+def test_blocks_of_a_round_that_the_server_did_not_commit_give_way_to_those_before(
+    tmp_path: Path,
+) -> None:
+    def kept(done: int) -> list[float]:
+        blocks = LocalBlocks({"own": torch.zeros(1)}, tmp_path / "client.safetensors")
+        blocks.take_up(done)
+        return blocks.values["own"].tolist()
+
+    blocks = LocalBlocks({"own": torch.zeros(1)}, tmp_path / "client.safetensors")
+    for number in (2, 5):
+        blocks.values["own"] = torch.tensor([float(number)])
+        blocks.keep(number)
+    assert kept(6) == [5.0]
+    assert kept(4) == [2.0]
+    blocks.values["own"] = torch.tensor([5.0])  # the round is done again, and stopped again
+    blocks.keep(5)
+    assert kept(4) == [2.0]
+    assert kept(1) == [0.0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_contrast_is_that_of_two_logits_with_clips_own_prompt_as_the_target(

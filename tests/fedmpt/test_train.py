@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from fedmpt.audit.run import audit_run
 from fedmpt.config import load_config
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.listener import Preview, RoundRecord
@@ -231,24 +232,31 @@ def test_a_round_that_too_few_finish_aborts_the_run(run: Runner) -> None:
         run(secagg__dropout=0.95)
 
 
+@pytest.mark.parametrize("admitted", [0, 1])
 def test_a_run_whose_clients_have_spent_their_budgets_ends_with_that_reason(
-    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admitted: int
 ) -> None:
     charge = Budget.charge
 
-    def admit_one_round(budget: Budget, round_index: int) -> tuple[Charge, Admission]:
-        if round_index > 1:
+    def admit_some_rounds(budget: Budget, round_index: int) -> tuple[Charge, Admission]:
+        if round_index > admitted:
             raise BudgetExhausted(
                 limit="lifetime", limit_epsilon=1, spent_epsilon=0.9, epsilon_after=1.1
             )
         return charge(budget, round_index)
 
-    monkeypatch.setattr(Budget, "charge", admit_one_round)
-    with pytest.raises(BudgetExhausted, match="lifetime epsilon 1"):
-        run()
+    monkeypatch.setattr(Budget, "charge", admit_some_rounds)
+    if admitted:
+        summary, _ = run()
+        assert summary["rounds"] == 1
+        assert "ends after 1 of 2 rounds" in run.listener.warnings.pop()
+        assert audit_run(tmp_path / "run-1").findings == ()
+    else:  # there is nothing that a summary could be of
+        with pytest.raises(BudgetExhausted, match="lifetime epsilon 1"):
+            run()
     assert len(run.listener.warnings) == 5
     lines = (tmp_path / "run-1" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["round"] for line in lines] == [0, 1]
+    assert [json.loads(line)["round"] for line in lines] == [0, 1][: admitted + 1]
 
 
 def test_the_same_seed_gives_the_same_plan_but_never_the_same_noise(run: Runner) -> None:

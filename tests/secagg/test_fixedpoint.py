@@ -22,7 +22,7 @@ LAYOUT = Layout(
 
 
 def encode(values, *, noise=None, layout=LAYOUT, key=None):
-    update = Update(values=values, noise=noise or {}, insecure_rounding_key=key)
+    update = Update(values=values, noise=noise or {}, rounding_key=key)
     return encode_update(update, layout, os.urandom)
 
 

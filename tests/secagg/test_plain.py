@@ -28,7 +28,7 @@ def test_all_modes_return_the_same_integers_bit_for_bit(federation, context):
 
     def inputs(client):
         values = {"delta": vectors[client], "samples": np.array([client])}
-        return Update(values=values, insecure_rounding_key=keys[client])
+        return Update(values=values, rounding_key=keys[client])
 
     results = []
     for mode in Mode:
