@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -90,6 +92,7 @@ def test_json_prints_one_object_on_standard_output(
         (["--config", "/nowhere.toml"], ["/nowhere.toml"]),
         (["--set", "train.speed=1"], ["speed", "fedmpt config"]),
         (["--secagg", "magic"], ["magic", "masking"]),
+        (["--resume", "/nowhere"], ["--resume", "--out"]),
     ],
 )
 def test_bad_input_exits_with_2_and_names_value_and_remedy(
@@ -101,6 +104,50 @@ def test_bad_input_exits_with_2_and_names_value_and_remedy(
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["config.toml", "folder of a run"]),
+        (["--rounds", "3"], ["leave --rounds out"]),
+        (["--no-dp"], ["leave --no-dp out"]),
+        (["--set", "seed=1"], ["leave --set out"]),
+        (["--json"], ["config.toml"]),
+    ],
+)
+def test_a_run_is_resumed_with_its_own_settings_or_not_at_all(
+    tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    done = _fedmpt("train", "--resume", str(tmp_path), *arguments)
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
+    tmp_path: Path, shared_checkpoint: Path, shared_cache: Path
+) -> None:
+    out = tmp_path / "run"
+    command = (
+        *("train", "--no-dp", "--out", str(out), "--backbone", f"local-dir:{shared_checkpoint}"),
+        *SMALL,
+        *("--rounds", "1000"),
+    )
+    code = "import sys; from fedmpt.cli import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FEDMPT_CACHE": str(shared_cache)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while process.poll() is None and not (out / "state.safetensors").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert f"fedmpt train --resume {out}" in said
+    assert "Traceback" not in said
 
 
 def test_a_round_that_cannot_be_completed_exits_with_4(

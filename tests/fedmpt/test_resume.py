@@ -72,9 +72,10 @@ def stopped(
                 raise KeyboardInterrupt
 
         keep = sites.Site.keep
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(sites.Site, "keep", power_cut)
-            small_run(folder, **options)
+            with pytest.raises(KeyboardInterrupt):
+                small_run(folder, **options)
         return folder
 
     return make
@@ -287,9 +288,10 @@ def test_a_full_disk_ends_the_run_with_a_message_and_the_run_goes_on_once_there_
 
     write = runstore.write_whole
     options = {"privacy__enabled": private, "train__rounds": 3}
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left") as end:
+    with monkeypatch.context() as patch:
         patch.setattr(runstore, "write_whole", full)
-        small_run(folder, **options)
+        with pytest.raises(StorageError, match="No space left") as end:
+            small_run(folder, **options)
     assert end.value.exit_code == 1
     assert "free space" in str(end.value)
     assert audit_run(folder).findings == ()
@@ -403,7 +405,7 @@ def test_a_run_of_which_too_few_clients_are_left_says_what_they_tripped_over(
     failing: Callable[..., None], small_run: SmallRun, tmp_path: Path
 ) -> None:
     failing({0, 1, 2}, "crash")
-    with pytest.raises(RunError, match="too few clients are left.*a broken image"):
+    with pytest.raises(RunError, match=r"too few clients are left.*a broken image"):
         small_run(tmp_path / "run", **OPEN)
 
 
@@ -461,7 +463,8 @@ def test_no_epsilon_is_under_counted_however_often_and_whenever_a_run_is_killed(
             else:
                 code = process.returncode
                 assert process.stderr is not None
-                assert code == 0, process.stderr.read().decode()
+                # 3: kills took the budget of every round before one was completed
+                assert code in (0, 3), process.stderr.read().decode()
         drawn = len(coins.read_text().splitlines())
         charged = sum(
             len(read_ledger(path).charges) for path in (folder / "ledger").glob("*.jsonl")
@@ -470,8 +473,10 @@ def test_no_epsilon_is_under_counted_however_often_and_whenever_a_run_is_killed(
     assert kills >= 3
     if code is None:
         train.resume(folder, listener=Watcher())
-    summary = json.loads((folder / "summary.json").read_text())
-    for client, epsilon in _spent(folder).items():
-        assert 0 < epsilon <= 8
-        assert summary["privacy"]["clients"][client]["epsilon"] == pytest.approx(epsilon, abs=1e-6)
+    spent = _spent(folder)
+    assert all(0 < epsilon <= 8 for epsilon in spent.values())
+    if code != 3:
+        summary = json.loads((folder / "summary.json").read_text())
+        claimed = {row["client"]: row["epsilon"] for row in summary["privacy"]["clients"]}
+        assert claimed == pytest.approx(spent, abs=1e-6)
     assert audit_run(folder).findings == ()
