@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,20 @@ def train(
         federation, plans, ledger or folder / LEDGER_FOLDER, carried=ledger is not None
     )
     require_room(ledgers, plans, accountant)
-    start = first_checkpoint(federation)
+    ready = _Ready(
+        federation=federation,
+        accountant=accountant,
+        plans=plans,
+        rounds=rounds,
+        ledgers=ledgers,
+        start=first_checkpoint(federation),
+        since=since,
+    )
     with RunStore(folder) as store:
         store.write_text("config.toml", to_toml(config))
         store.write_json("partition.json", _partition_record(federation))
         store.write_json("protocol.json", protocol_record(federation))
-        loop = Loop(federation, store, listener, start=start, since=since)
-        return _execute(
-            loop, federation, store, listener, plans, rounds, ledgers, accountant, start
-        )
+        return _execute(ready, store, listener)
 
 
 def resume(folder: Path, *, listener: Listener) -> dict[str, Any]:
@@ -125,25 +131,51 @@ def resume(folder: Path, *, listener: Listener) -> dict[str, Any]:
             else plan_ledgers(federation, plans, folder / LEDGER_FOLDER, carried=False)
         )
         store.rewrite_metrics([record.as_dict() for record in start.progress.records])
-        loop = Loop(federation, store, listener, start=start, since=since)
-        return _execute(
-            loop, federation, store, listener, plans, rounds, ledgers, accountant, start
+        ready = _Ready(
+            federation=federation,
+            accountant=accountant,
+            plans=plans,
+            rounds=rounds,
+            ledgers=ledgers,
+            start=start,
+            since=since,
         )
+        return _execute(ready, store, listener)
 
 
-def _execute(
-    loop: Loop,
-    federation: Federation,
-    store: RunStore,
-    listener: Listener,
-    plans: list[DPPlan],
-    rounds: Rounds,
-    ledgers: Ledgers,
-    accountant: PLDAccountant,
-    start: Checkpoint,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """A run, new or resumed, whose next round can begin.
+
+    Attributes:
+        federation: the prepared run.
+        accountant: of record.
+        plans: every client's privacy plan; none without privacy.
+        rounds: how rounds work.
+        ledgers: where ledgers are, and under which name charges are booked.
+        start: what is done.
+        since: when this process began, as `time.perf_counter` says.
+    """
+
+    federation: Federation
+    accountant: PLDAccountant
+    plans: list[DPPlan]
+    rounds: Rounds
+    ledgers: Ledgers
+    start: Checkpoint
+    since: float
+
+
+def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, Any]:
     """Do the rounds that are left, and what ends a run."""
-    config, done = federation.config, start.state.round
+    federation, plans, rounds, ledgers = (
+        ready.federation,
+        ready.plans,
+        ready.rounds,
+        ready.ledgers,
+    )
+    loop = Loop(federation, store, listener, start=ready.start, since=ready.since)
+    config, done = federation.config, ready.start.state.round
     with ExitStack() as stack, _telling_how_to_go_on(loop, store, listener):
         aggregation = Aggregation(
             config=config.secagg,
@@ -152,8 +184,10 @@ def _execute(
             private=config.privacy.enabled,
             marks=store.folder / "marks",
         )
-        opened = open_budgets(ledgers, plans, stack=stack, accountant=accountant) if plans else []
-        for (book, _), head in zip(opened, start.progress.heads, strict=False):
+        opened = (
+            open_budgets(ledgers, plans, stack=stack, accountant=ready.accountant) if plans else []
+        )
+        for (book, _), head in zip(opened, ready.start.progress.heads, strict=False):
             book.require_head(head)
         guards = make_guards(plans, opened) if plans else None
         sites = [
