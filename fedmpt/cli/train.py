@@ -115,7 +115,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     help="Where prompt gradients are clipped and noised.  [default: auto]",
 )
 @click.option(
-    "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 16]"
+    "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 8]"
 )
 @click.option(
     "--dp-lifetime",
