@@ -305,6 +305,9 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
         "auto"  # where examples are clipped and noised; auto: see docs/privacy.md
     )
     sketch_rank: Positive = 8  # of each factor of the sketch: what is noised of the prompts
+    block_shares: dict[str, PositiveFloat] | None = (
+        None  # factors of the clip budget's shares; None: by rule
+    )
     block_weights: dict[str, PositiveFloat] = {}  # blocks named here; the others by rule
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 

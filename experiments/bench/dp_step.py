@@ -113,9 +113,7 @@ def sides() -> dict[str, Callable[[], object]]:
         private(DPSpace.SKETCH)
 
     return {
-        OPEN: lambda: train(
-            method, spec, state, data, **common, order=np.random.default_rng(0)
-        ),
+        OPEN: lambda: train(method, spec, state, data, **common, order=np.random.default_rng(0)),
         "text": lambda: private(DPSpace.TEXT),
         "sketch": in_sketch,
         BUILD: build,
@@ -174,8 +172,8 @@ def main(arguments: list[str]) -> None:
         "dp_step",
         ("step", "CPU s", "over no privacy", "peak MiB", "over no privacy"),
         rows,
-        f"{BATCH} images of {PATCHES} patches, {len(CLASSES)} classes, 4 conditions; medians of {REPETITIONS} alternated "
-        f"steps ({SLOW_REPETITIONS} of the build, prompt and the peer); building a sketch took "
+        f"{BATCH} images of {PATCHES} patches, {len(CLASSES)} classes, 4 conditions; medians of {REPETITIONS} alternated steps "
+        f"({SLOW_REPETITIONS} of the build, prompt and the peer); building a sketch took "
         f"{median(found[BUILD]):.1f} CPU s; {torch.get_num_threads()} torch threads.",
     )
 

@@ -37,6 +37,7 @@ class Rule:
     temperature: float
     transport_weight: float
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)  # of FedMPT's blocks
+    block_shares: Mapping[str, float] = field(default_factory=dict)  # likewise
 
 
 OPEN: Final = Rule(
@@ -52,6 +53,7 @@ OPEN: Final = Rule(
 )
 # Noise grows with the square root of the number of tuned values, so they are few. Given that, more steps gain more
 # than their share of the noise costs.
+SMALL_SHARE: Final = 0.03  # of what least noise alone would give: what hardly helps shall not cost
 PRIVATE: Final = Rule(
     rounds=20,
     batch_size=128,
@@ -63,7 +65,14 @@ PRIVATE: Final = Rule(
     temperature=3.0,
     transport_weight=0.1,
     # Prompts alone gain nothing here and lose when they move far; the adapters' core has far to go.
-    lr_multipliers={"adapter_core": 10.0, "condition_tokens": 0.03, "class_tokens": 0.03},
+    lr_multipliers={"adapter_core": 15.0, "condition_tokens": 0.03, "class_tokens": 0.03},
+    block_shares={
+        "condition_tokens": SMALL_SHARE,
+        "class_tokens": SMALL_SHARE,
+        "text": SMALL_SHARE,
+        "gate_down": SMALL_SHARE,
+        "gate_up": SMALL_SHARE,
+    },
 )
 MOMENTUM: Final = 0.9
 WEIGHT_DECAY: Final = 0.0
@@ -78,6 +87,7 @@ def resolve(config: Config, *, data_name: str) -> Config:
     conditions = _given(method.conditions, CONDITIONS.get(data_name, DEFAULT_CONDITIONS))
     tuned = config.method.name == "fedmpt" and config.train.preset is None
     multipliers = dict(rule.lr_multipliers) if tuned else {}
+    shares = dict(rule.block_shares) if config.method.name == "fedmpt" else {}
     replace = msgspec.structs.replace
     return replace(
         config,
@@ -103,7 +113,11 @@ def resolve(config: Config, *, data_name: str) -> Config:
             weight_decay=_given(train.weight_decay, WEIGHT_DECAY),
             lr_multipliers=multipliers | train.lr_multipliers,
         ),
-        privacy=replace(privacy, clip=_given(privacy.clip, CLIP)),
+        privacy=replace(
+            privacy,
+            clip=_given(privacy.clip, CLIP),
+            block_shares=_given(privacy.block_shares, shares),
+        ),
     )
 
 

@@ -134,6 +134,9 @@ def _block_weights(federation: Federation) -> dict[str, float]:
     shapes = released_shapes(method, space, initial)
     sizes = {name: math.prod(shapes[name]) for name in norms}
     weights = least_noise_weights(norms, sizes, max_grad_norm=config.clip or 1.0)
+    for name, factor in (config.block_shares or {}).items():
+        if name in weights:  # which blocks there are depends on the space
+            weights[name] *= math.sqrt(factor)
     unknown = set(config.block_weights) - set(weights)
     if unknown:
         raise UsageError(
