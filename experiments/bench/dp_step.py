@@ -172,9 +172,9 @@ def main(arguments: list[str]) -> None:
         "dp_step",
         ("step", "CPU s", "over no privacy", "peak MiB", "over no privacy"),
         rows,
-        f"{BATCH} images of {PATCHES} patches, {len(CLASSES)} classes, 4 conditions; medians of {REPETITIONS} alternated steps "
-        f"({SLOW_REPETITIONS} of the build, prompt and the peer); building a sketch took "
-        f"{median(found[BUILD]):.1f} CPU s; {torch.get_num_threads()} torch threads.",
+        f"{BATCH} images of {PATCHES} patches, {len(CLASSES)} classes, 4 conditions; medians of "
+        f"{REPETITIONS} alternated steps ({SLOW_REPETITIONS} of the build, prompt and the peer); building a sketch "
+        f"took {median(found[BUILD]):.1f} CPU s; {torch.get_num_threads()} torch threads.",
     )
 
 

@@ -64,8 +64,8 @@ PRIVATE: Final = Rule(
     gate_rank=1,
     temperature=3.0,
     transport_weight=0.1,
-    # Prompts alone gain nothing here and lose when they move far; the adapters' core has far to go.
-    lr_multipliers={"adapter_core": 15.0, "condition_tokens": 0.03, "class_tokens": 0.03},
+    # Prompts alone gain nothing here and lose when they move far; the adapters' core, whose unit is ten, goes far.
+    lr_multipliers={"adapter_core": 0.1, "condition_tokens": 0.03, "class_tokens": 0.03},
     block_shares={
         "condition_tokens": SMALL_SHARE,
         "class_tokens": SMALL_SHARE,

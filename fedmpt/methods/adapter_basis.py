@@ -21,7 +21,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-TEXT_GAIN: Final = 0.3  # length of output directions along which class texts differ
+UNIT: Final = 10.0  # length of an output direction; keeps the core's own values near 0.1, as secure sums clip at 1
+TEXT_GAIN: Final = 0.3  # length, in that unit, of output directions along which class texts differ
 FREE_DIRECTIONS: Final = 16  # output directions across those
 FREE_LENGTH: Final = 3.0  # of what the start adds across, in units of the projected patch
 _SEED: Final = 0  # of the directions that class names leave open; public
@@ -33,7 +34,7 @@ class AdapterBasis:
 
     Attributes:
         down: float32 ``[D, R]``, orthonormal columns.
-        out: float32 ``[O, D]``, orthogonal rows: ``text_count`` of length `TEXT_GAIN`, then others of length 1.
+        out: float32 ``[O, D]``, orthogonal rows: ``text_count`` of length ``UNIT * TEXT_GAIN``, then others of `UNIT`.
         text_count: how many.
     """
 
@@ -45,7 +46,7 @@ class AdapterBasis:
         """Return a core ``[N, R, O]``, on the CPU: zero towards text directions, random across them."""
         rank, directions = self.down.shape[1], self.out.shape[0]
         core = torch.randn(conditions, rank, directions, generator=random)
-        core *= FREE_LENGTH / max(1, directions - self.text_count) ** 0.5
+        core *= FREE_LENGTH / UNIT / max(1, directions - self.text_count) ** 0.5
         core[:, :, : self.text_count] = 0.0
         return core
 
@@ -75,7 +76,7 @@ def adapter_basis(text: Tensor, rank: int) -> AdapterBasis:
     free = min(FREE_DIRECTIONS, width - 1 - count)
     filling = torch.randn(free, width, generator=random, dtype=torch.float64)
     frame = torch.linalg.qr(torch.cat([common[None], directions, filling]).T)[0].T
-    out = torch.cat([TEXT_GAIN * directions, frame[1 + count :]])  # [count + free, D]
+    out = UNIT * torch.cat([TEXT_GAIN * directions, frame[1 + count :]])  # [count + free, D]
     return AdapterBasis(
         down=directions.T.float().contiguous().to(text.device),
         out=out.float().contiguous().to(text.device),

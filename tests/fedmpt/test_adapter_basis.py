@@ -6,7 +6,13 @@ import torch
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import FedMPTConfig
-from fedmpt.methods.adapter_basis import FREE_DIRECTIONS, FREE_LENGTH, TEXT_GAIN, adapter_basis
+from fedmpt.methods.adapter_basis import (
+    FREE_DIRECTIONS,
+    FREE_LENGTH,
+    TEXT_GAIN,
+    UNIT,
+    adapter_basis,
+)
 from fedmpt.methods.fedmpt import FedMPT
 
 CLASSES = ("cat", "dog", "bus", "sheep")
@@ -26,15 +32,17 @@ def test_the_output_keeps_off_the_common_text_direction_and_shrinks_those_of_cla
     assert basis.down.shape == (40, 5)
     assert basis.out.shape == (5 + FREE_DIRECTIONS, 40)
     common = text.mean(dim=0)
-    assert float((basis.out @ common).abs().max()) < 1e-5
-    gram = basis.out @ basis.out.T
+    assert float((basis.out @ common).abs().max()) < 1e-5 * UNIT
+    gram = basis.out @ basis.out.T / UNIT**2
     lengths = torch.cat([torch.full((5,), TEXT_GAIN), torch.ones(FREE_DIRECTIONS)])
     torch.testing.assert_close(gram, torch.diag(lengths**2), rtol=0, atol=1e-5)
     torch.testing.assert_close(basis.down.T @ basis.down, torch.eye(5), rtol=0, atol=1e-5)
     differences = (
         text - common - torch.outer((text - common) @ common, common) / common.square().sum()
     )
-    assert float((basis.out[5:] @ differences.T).abs().max()) < 1e-5  # across all class texts
+    assert (
+        float((basis.out[5:] @ differences.T).abs().max()) < 1e-5 * UNIT
+    )  # across all class texts
 
 
 def test_the_basis_is_a_function_of_the_texts_and_the_rank() -> None:
