@@ -154,10 +154,10 @@ def main(arguments: list[str]) -> None:
             step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
+    memory = {name: peak_mib(name) for name in NAMES}  # first: a child inherits its parent's peak
     found = times()
     middle = {name: median(values) for name, values in found.items()}
     middle[BUILD] = middle["sketch"] + middle[BUILD] / SKETCH_SHARED_BY
-    memory = {name: peak_mib(name) for name in NAMES}
     rows = [
         [
             label,
