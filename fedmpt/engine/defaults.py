@@ -51,6 +51,8 @@ OPEN: Final = Rule(
     temperature=TEMPERATURE,
     transport_weight=TRANSPORT_WEIGHT,
 )
+# Of methods that the common rate ruins: SCPNet's graph layers fall to chance at 0.01.
+OPEN_RATES: Final = {"scpnet": 0.0001}
 # Noise grows with the square root of the number of tuned values, so they are few. Given that, more steps gain more
 # than their share of the noise costs.
 SMALL_SHARE: Final = 0.03  # of what least noise alone would give: what hardly helps shall not cost
@@ -82,6 +84,7 @@ CLIP: Final = 1.0  # the unit of clipped gradients; block weights decide what it
 def resolve(config: Config, *, data_name: str) -> Config:
     """Return ``config`` with the preset and then every rule applied; what was given stays as it is."""
     rule = PRIVATE if config.privacy.enabled else OPEN
+    rates = {} if config.privacy.enabled else OPEN_RATES
     method, privacy = config.method.fedmpt, config.privacy
     train = preset(config.train, method=config.method.name, data_name=data_name)
     conditions = _given(method.conditions, CONDITIONS.get(data_name, DEFAULT_CONDITIONS))
@@ -107,7 +110,7 @@ def resolve(config: Config, *, data_name: str) -> Config:
             train,
             rounds=_given(train.rounds, rule.rounds),
             batch_size=_given(train.batch_size, rule.batch_size),
-            lr=_given(train.lr, rule.lr),
+            lr=_given(train.lr, rates.get(config.method.name, rule.lr)),
             optimizer=_given(train.optimizer, rule.optimizer),
             momentum=_given(train.momentum, MOMENTUM),
             weight_decay=_given(train.weight_decay, WEIGHT_DECAY),
