@@ -49,6 +49,7 @@ from secagg.keys import AgreementKey, verify
 from secagg.messages import AnswerRow, BoxRow, ConfirmRow, SurvivorRow, from_table, to_table
 from secagg.roundlog import max_log_bytes
 from secagg.transcript import main, verify_run, verify_transcript
+from tests.secagg.logedits import changed, damaged, rows_edit, with_noise
 
 replace = msgspec.structs.replace
 LOST = {10: "upload", 20: "confirm"}
@@ -247,18 +248,6 @@ def params_edit(**changes):
     return lambda one: replace(one.log, params=replace(one.log.params, **changes))
 
 
-def rows_edit(field, kind, edit):
-    def apply(one):
-        rows = from_table(kind, getattr(one.log, field))
-        return replace(one.log, **{field: to_table(edit(one, rows))})
-
-    return apply
-
-
-def changed(rows, place, **values):
-    return [*rows[:place], rows[place]._replace(**values), *rows[place + 1 :]]
-
-
 def uploads_edit(edit):
     return rows_edit("uploads", SurvivorRow, edit)
 
@@ -410,6 +399,10 @@ def test_an_edit_is_refused_though_the_server_signs_its_requests_again(logged, n
 def test_an_edited_confirmation_is_refused_though_the_server_signs_again(verified_sum, name):
     edit, error = CONFIRMATION_EDITS[name]
     refused(verified_sum, edit, error)
+
+
+def test_there_are_over_fifty_edits():
+    assert len(EDITS) + len(CONFIRMATION_EDITS) + len(SETUP_EDITS) > 50
 
 
 def refused(one, edit, error):
@@ -714,14 +707,22 @@ def test_no_honest_log_is_longer_than_the_limit(plain_sum, verified_sum, dealt):
         assert len(one.raw) <= max_log_bytes(6)
 
 
+def test_logs_grow_by_what_the_page_says(federation):
+    def sizes(n, verify_sum):
+        world = federation(n, mode=Mode.CKKS, verify_sum=verify_sum)
+        return len(world.run().transcript.log), len(world.epoch.log)
+
+    for verify_sum, a_survivor in ((False, 100), (True, 168)):
+        small, large = sizes(4, verify_sum), sizes(6, verify_sum)
+        assert large[0] - small[0] == pytest.approx(2 * a_survivor, abs=3)  # length prefixes
+        assert large[1] - small[1] == pytest.approx(2 * 168, abs=3)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_damage_raises_an_error_of_this_package(plain_sum, verified_sum, dealt, data):
     one = data.draw(st.sampled_from([plain_sum, verified_sum, dealt]))
-    raw = bytearray(one.raw)
-    for _ in range(data.draw(st.integers(1, 3))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    cut = bytes(raw[: data.draw(st.sampled_from([len(raw), len(raw) // 2]))])
+    cut = damaged(one.raw, data, first=0)
     if cut != one.raw:
         with pytest.raises(SecAggError):
             verify_run([cut], one.world.roster)
@@ -734,26 +735,12 @@ def test_random_bytes_raise_an_error_of_this_package(plain_sum, noise, prefix):
         verify_run([prefix + noise], plain_sum.world.roster)
 
 
-_NOISE = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 2**40)
-    | st.binary(max_size=70)
-    | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=16),
-    max_leaves=30,
-)
-
-
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_structures_of_the_wrong_kind_raise_an_error_of_this_package(verified_sum, dealt, data):
     """Any field of a log or of its parameters is replaced by something else."""
     one = data.draw(st.sampled_from([verified_sum, dealt]))
-    fields = msgspec.msgpack.decode(one.raw[5:])
-    target = data.draw(st.sampled_from([fields, fields[0]]))
-    target[data.draw(st.integers(0, len(target) - 1))] = data.draw(_NOISE)
-    raw = one.raw[:5] + msgspec.msgpack.encode(fields)
+    raw = with_noise(one.raw, data)
     if raw != one.raw:
         with pytest.raises(SecAggError):
             verify_run([raw], one.world.roster)
