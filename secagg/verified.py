@@ -79,7 +79,7 @@ class VerifiedRound:
 
     def _describe_keyed(self, params: KeyedParams) -> str:
         passed = (
-            f" ({listed(self.passed_over)}, asked before, gave no answer)"
+            f" ({listed(self.passed_over)}, whose turn was before, gave no answer that is logged)"
             if self.passed_over
             else ""
         )

@@ -163,7 +163,7 @@ def test_decryptors_that_gave_no_answer_are_named(federation, verify_sum):
         step = server.close_stage()
     found = verify_transcript(step.transcript.log, world.roster)
     assert found.passed_over == (silent,)
-    assert f"({silent}, asked before, gave no answer)" in found.describe()
+    assert f"({silent}, whose turn was before, gave no answer" in found.describe()
 
 
 def test_a_log_holds_no_ciphertext_sum_or_key(logged, federation):
