@@ -56,10 +56,10 @@ class RunStore:
         except OSError as error:
             raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
 
-    def write_transcript(self, round_number: int, log: bytes) -> None:
-        """Write the public log of a round's aggregation."""
+    def write_transcript(self, name: str, log: bytes) -> None:
+        """Write the public log of a round's aggregation, or of the set-up of its key."""
         (self.folder / "transcripts").mkdir(exist_ok=True)
-        self.write_bytes(f"transcripts/round-{round_number:04d}.bin", log)
+        self.write_bytes(f"transcripts/{name}.bin", log)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

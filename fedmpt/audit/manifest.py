@@ -18,7 +18,10 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     "ledger": ("public", "charged events, refusals, digests of what was sent: no counts of data"),
     "marks": ("public", "one-shot marks of the aggregation protocol"),
     "roster.json": ("public", "keys of the aggregation protocol"),
-    "transcripts": ("public", "messages of the aggregation protocol as the server saw them"),
+    "transcripts": (
+        "dp",
+        "signatures of the aggregation protocol; digests in them are of masked or released values",
+    ),
     "model.safetensors": ("dp", "the tuned model: a function of the released sums"),
     "metrics.jsonl": (
         "dp",

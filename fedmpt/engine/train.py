@@ -110,6 +110,8 @@ def train(
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
         store.write_json("partition.json", _partition_record(federation))
         store.write_bytes("roster.json", aggregation.roster.to_json())
+        if aggregation.key_epoch is not None:
+            store.write_transcript("key-setup", aggregation.key_epoch.log)
         store.write_json("protocol.json", protocol_record(federation))
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(_preview(federation, aggregation, plans, planned, sums=rounds.sums))
@@ -180,8 +182,7 @@ class _Run:
         before = dict(self._phase)
         sketch = self._sketch()
         aggregate, attempts = self._aggregate(plan, sketch)
-        if aggregate.transcript.log:  # CKKS rounds have none
-            self._store.write_transcript(plan.round, aggregate.transcript.log)
+        self._store.write_transcript(f"round-{plan.round:04d}", aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         metrics, shared = self._evaluate()
         spent = [site.epsilon for site in self._sites if site.epsilon]
