@@ -33,6 +33,10 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     ),
     "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
     "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
+    "report.html": (
+        "stays",
+        "figures of the other files, times, and test images unless written with --no-images",
+    ),
 }
 
 

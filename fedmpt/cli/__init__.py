@@ -17,12 +17,14 @@ from fedmpt.errors import FedMPTError
 _COMMANDS: Final = {  # name -> module whose attribute `command` it is
     "train": "fedmpt.cli.train",
     "audit": "fedmpt.cli.audit",
+    "report": "fedmpt.cli.report",
     "data": "fedmpt.cli.data",
     "config": "fedmpt.cli.config",
 }
 _HELP: Final = {
     "train": "Tune prompts over clients, privately by default, and evaluate the result.",
     "audit": "Verify a finished run: ledgers, epsilons, everything that left a client.",
+    "report": "Write a finished run as one HTML file that opens offline.",
     "data": "Look at a data set, and at the clients it would be spread over.",
     "config": "Print every configuration key with its default, as TOML.",
 }

@@ -36,6 +36,7 @@ class Backbone:
         fingerprint: SHA-256 of all weights and of the preprocessing; the key of cached features.
         logit_scale: CLIP's own multiplier of cosines, about 100.
         text: the text tower, for prompts.
+        grid: (rows, columns) of patch tokens of an image, which are numbered row by row.
         patches: number ``M`` of patch tokens of an image.
         width: width ``D`` of the joint space.
     """
@@ -67,8 +68,8 @@ class Backbone:
                 f"{name}: the image tower {type(visual).__name__} is not a vision transformer with patch tokens; "
                 "choose a ViT backbone"
             )
-        grid = visual.grid_size
-        self.patches = int(grid[0] * grid[1])
+        self.grid = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+        self.patches = self.grid[0] * self.grid[1]
         self.width = int(visual.output_dim)
 
     @torch.no_grad()
@@ -107,6 +108,17 @@ class Backbone:
     def patch_pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the pixels of the images' patches after preprocessing: float32 ``[B, M, Q]``, on the CPU."""
         return self.image_tower.patchify(torch.stack([self._transform(image) for image in images]))
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """Return what the image tower sees of an RGB image: its crop at its resolution, under the grid of patches."""
+        from PIL import Image
+
+        steps: Any = self._transform
+        scale = next(step for step in steps.transforms if hasattr(step, "std"))
+        values = self._transform(image)  # [3, side, side]
+        mean, std = (torch.tensor(part).reshape(-1, 1, 1) for part in (scale.mean, scale.std))
+        pixels = ((values * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     @torch.no_grad()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:

@@ -137,7 +137,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     """
     check_method(config.method.name)
     device = resolve_device(config.device)
-    dataset = _load_data(config, progress)
+    dataset = load_data(config, progress)
     backbone = load_backbone(
         config.backbone.name, pretrained=config.backbone.pretrained, device=device
     )
@@ -196,7 +196,7 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
     Raises:
         UsageError: something the user gave cannot be used.
     """
-    dataset = _load_data(config, progress)
+    dataset = load_data(config, progress)
     bank = None
     if config.clients.partition == "cluster":
         backbone = load_backbone(
@@ -235,7 +235,12 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _load_data(config: Config, progress: Progress) -> Dataset:
+def load_data(config: Config, progress: Progress) -> Dataset:
+    """Return the data set of a configuration.
+
+    Raises:
+        UsageError: it is unknown or cannot be read.
+    """
     return load_dataset(
         config.data,
         seed=config.seed,

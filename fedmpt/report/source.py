@@ -1,0 +1,108 @@
+"""Everything about a run that its report is written from: what it left behind, and what the audit makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmpt.audit.records import read_run
+from fedmpt.audit.run import RunAudit, audit_run
+from fedmpt.engine.train import SUMMARY_SCHEMA
+from fedmpt.errors import UsageError
+from secagg import SecAggError
+from secagg.roster import Roster
+from secagg.transcript import VerifiedRun, verify_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSource:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        config_text: ``config.toml``.
+        config: the same, read.
+        metrics: lines of ``metrics.jsonl``, round 0 first.
+        summary: ``summary.json``.
+        audit: its figures recomputed from the ledgers, and what is wrong.
+        rounds: the public logs of its rounds, verified; None where there are none, or none that verify.
+        rounds_missing: why ``rounds`` is None.
+    """
+
+    folder: Path
+    config_text: str
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    audit: RunAudit
+    rounds: VerifiedRun | None
+    rounds_missing: str
+
+    @property
+    def private(self) -> bool:
+        """Whether the run claims differential privacy."""
+        return self.audit.private
+
+    @property
+    def cohort(self) -> int:
+        """Clients asked in a round; 0 for a run without rounds."""
+        if len(self.metrics) < 2:
+            return 0
+        first = self.metrics[1]
+        return len({*first["survivors"], *(one["client"] for one in first["dropped"])})
+
+    @property
+    def epsilon(self) -> float | None:
+        """Largest epsilon that a client spent in this run, from its ledger; None where nothing is booked."""
+        return max((account.epsilon for account in self.audit.accounts), default=None)
+
+
+def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
+    """Read a run folder and audit it.
+
+    Args:
+        folder: the run folder.
+        ledgers: folder of the ledgers, if they are no longer where the run left them.
+
+    Raises:
+        UsageError: a file that a finished run has is missing or cannot be read; the message names it.
+    """
+    records = read_run(folder, ledgers)
+    if not records.metrics:
+        raise UsageError(f"{folder}: has no metrics.jsonl, so there is nothing to report")
+    if records.summary is None:
+        raise UsageError(
+            f"{folder}: has no summary.json: the run did not finish; what it spent is told by `fedmpt audit {folder}`"
+        )
+    if records.summary.get("schema") != SUMMARY_SCHEMA or any(
+        len(line["AP"]) != len(records.summary["final_AP"]) for line in records.metrics
+    ):
+        raise UsageError(
+            f"{folder}: summary.json is not {SUMMARY_SCHEMA} over the classes of metrics.jsonl; "
+            "were the files written by one run of this version?"
+        )
+    rounds, missing = _verified_rounds(folder)
+    return RunSource(
+        folder=folder,
+        config_text=(folder / "config.toml").read_text(encoding="utf-8"),
+        config=records.config,
+        metrics=records.metrics,
+        summary=records.summary,
+        audit=audit_run(folder, ledgers=ledgers),
+        rounds=rounds,
+        rounds_missing=missing,
+    )
+
+
+def _verified_rounds(folder: Path) -> tuple[VerifiedRun | None, str]:
+    logs = sorted((folder / "transcripts").glob("round-*.bin"))
+    roster = folder / "roster.json"
+    if not logs or not roster.is_file():
+        return None, "This run kept no public logs of its rounds."
+    try:
+        known = Roster.from_json(roster.read_bytes())
+        return verify_run([log.read_bytes() for log in logs], known), ""
+    except (SecAggError, OSError, ValueError) as error:
+        notes = ", ".join(getattr(error, "__notes__", []))
+        return None, f"The public logs of the rounds do not verify: {error} {notes}".strip()
