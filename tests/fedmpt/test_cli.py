@@ -37,6 +37,7 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
         ["--help"],
         ["train", "--help"],
         ["audit", "--help"],
+        ["report", "--help"],
         ["data", "--help"],
         ["data", "check", "--help"],
         ["config"],
