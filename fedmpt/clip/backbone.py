@@ -36,8 +36,8 @@ class Backbone:
         fingerprint: SHA-256 of all weights and of the preprocessing; the key of cached features.
         logit_scale: CLIP's own multiplier of cosines, about 100.
         text: the text tower, for prompts.
-        grid: (rows, columns) of patch tokens of an image, which are numbered row by row.
         patches: number ``M`` of patch tokens of an image.
+        grid: patches down and across.
         width: width ``D`` of the joint space.
     """
 

@@ -172,12 +172,12 @@ class FedMPT(Method):
 
     def conditional_scores(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return each condition's prediction ``psi``: ``[B, N, C]`` in [0, 1]."""
-        return self.patch_contributions(parameters, text, patches).sum(dim=-2)
+        return self.evidence(parameters, text, patches).sum(dim=-2)
 
-    def patch_contributions(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return what each patch adds to each condition's prediction: ``[B, N, M, C]``, non-negative.
+    def evidence(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return what each patch adds to each condition's prediction: ``[B, N, M, C]``, at least 0.
 
-        Summed over patches they are ``psi``, so one class's contributions are a map of where a condition sees it.
+        Its sum over patches is ``psi``; laid out on the grid of patches it is a map of where a class was seen.
         """
         logits = self._scaled_cosines(parameters, text, patches)  # [B, N, M, C]
         probabilities = logits.softmax(dim=-1)  # over classes: see docs/method.md on Eq. 7
@@ -193,7 +193,8 @@ class FedMPT(Method):
                 weights = plan * len(self.classes)  # column c sums to 1: the plan given class c
             else:
                 weights = marginal.unsqueeze(-1)
-        return weights * probabilities
+        evidence: Tensor = weights * probabilities
+        return evidence
 
     def gate_weights(self, parameters: Parameters, patches: Tensor) -> Tensor:
         """Return the weights of conditions (Eq. 11), rows summing to 1: ``[B, N]``."""

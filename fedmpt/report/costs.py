@@ -76,7 +76,7 @@ def _bytes(source: RunSource) -> list[Html]:
         for stage, size in predicted.stages.items()
     ]
     rows.append(("in all", f"{predicted.up():,}", f"{predicted.down():,}"))
-    caption = "bytes of a client in round 1, from its public log"
+    caption = "bytes of a client in one sum of round 1"
     return [measured, table(caption, ("stage", "sent", "received"), rows, numbers=True)]
 
 

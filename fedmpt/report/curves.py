@@ -56,8 +56,25 @@ def curves(source: RunSource) -> Html:
         "curves",
         "Over rounds",
         element("div", *charts, class_="charts"),
+        _figures(source.summary),
         folded("All rounds as a table", table("metrics by round", columns, rows, numbers=True)),
     )
+
+
+def _figures(summary: dict[str, Any]) -> Html:
+    """Return what the tuned model is compared with."""
+    named = [
+        ("tuned", summary["final"]),
+        ("tuned, without the blocks that are each client's own", summary["final_shared"]),
+        ("zero-shot, pooled patches (round 0)", summary["zero_shot"]),
+        ("zero-shot, class token", summary["zero_shot_class_token"]),
+    ]
+    rows = [
+        (label, *(f"{figures[name]:.1f}" for name in METRICS))
+        for label, figures in named
+        if figures
+    ]
+    return table("percent on the test split", ("model", *METRICS), rows, numbers=True)
 
 
 def by_class(source: RunSource) -> Html:

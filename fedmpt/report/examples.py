@@ -82,9 +82,9 @@ def read_examples(folder: Path, *, progress: Progress) -> tuple[Example, ...]:
             device=resolve_device(config.device),
         )
         method = build_method(backbone, dataset.classes, config.method)
-        initial = method.initial_parameters(config.seed)
-        parameters = initial | _tuned(folder / MODEL_FILE, initial, local=method.local_blocks)
-        return _predicted(dataset, backbone, method, parameters)
+        parameters = _tuned(folder / MODEL_FILE, method, method.initial_parameters(config.seed))
+        scorer = method if dataset.held_out is None else method.for_classes(dataset.scored)
+        return _predicted(dataset, backbone, scorer, parameters)
     except FedMPTError as error:
         raise UsageError(
             f"{error}; the report shows test images, which takes the run's data, backbone and model: "
@@ -99,7 +99,11 @@ def _predicted(
     images = [dataset.test.open_image(index) for index in range(count)]
     with torch.no_grad():
         text = method.encode_text(parameters)
-        patches, _ = backbone.encode_images(images)  # [B, M, D]
+        patches = (  # [B, M, D]
+            backbone.patch_pixels(images).to(backbone.device)
+            if method.pixel_shape
+            else backbone.encode_images(images)[0]
+        )
         scores = method.score(parameters, text, patches).cpu().numpy()  # [B, C]
         best = scores.argmax(axis=1)  # [B]
         maps: list[tuple[ConditionMap, ...]] = [()] * count
@@ -111,11 +115,11 @@ def _predicted(
             picture=backbone.seen(images[index]),
             present=frozenset(
                 name
-                for name, label in zip(dataset.classes, dataset.test.labels[index], strict=True)
+                for name, label in zip(dataset.scored, dataset.test.labels[index], strict=True)
                 if label == 1
             ),
             scores=tuple(
-                (dataset.classes[row], float(scores[index, row]))
+                (dataset.scored[row], float(scores[index, row]))
                 for row in np.argsort(-scores[index], kind="stable")
             ),
             maps=maps[index],
@@ -135,7 +139,7 @@ def _maps(
 ) -> list[tuple[ConditionMap, ...]]:
     """Return each image's maps of one class: ``classes`` is int64 ``[B]``."""
     gates = method.gate_weights(parameters, patches).cpu().numpy()  # [B, N]
-    parts = method.patch_contributions(parameters, text, patches).cpu().numpy()  # [B, N, M, C]
+    parts = method.evidence(parameters, text, patches).cpu().numpy()  # [B, N, M, C]
     return [
         tuple(
             ConditionMap(
@@ -150,15 +154,16 @@ def _maps(
     ]
 
 
-def _tuned(path: Path, initial: Parameters, *, local: tuple[str, ...]) -> Parameters:
-    """Return the tuned parameters, which are those of the method but for each client's own."""
-    shapes = {name: tuple(value.shape) for name, value in initial.items() if name not in local}
+def _tuned(path: Path, method: Method, initial: Parameters) -> Parameters:
+    """Return the tuned parameters; blocks that are each client's own are at zero, as in the shared model."""
+    parameters = {name: torch.zeros_like(initial[name]) for name in method.local_blocks}
+    shapes = {n: tuple(value.shape) for n, value in initial.items() if n not in parameters}
     if not shapes:
-        return {}
+        return parameters
     try:
         tuned = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     if {name: tuple(value.shape) for name, value in tuned.items()} != shapes:
         raise UsageError(f"{path}: does not hold the parameters of the method in config.toml")
-    return {name: value.to(initial[name].device) for name, value in tuned.items()}
+    return parameters | {name: value.to(initial[name].device) for name, value in tuned.items()}

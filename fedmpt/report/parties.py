@@ -12,13 +12,14 @@ _SHOWN_ROUNDS: Final = 200
 
 
 def aggregation_statement(source: RunSource) -> str:
-    """Return in one or two sentences who could read updates."""
-    if source.audit.secagg == "none":
-        return "No secure aggregation: the server sees every update."
+    """Return who could read updates, in a sentence or two."""
+    statement: str = source.summary["secagg"]["statement"]
+    if source.audit.secagg != "masking":
+        return statement
     needed, colluders = _tolerated(source)
     return (
-        "The server learns the sum over the clients that finish and no single update, also if it lies. "
-        f"A round needs {needed} of {source.cohort} clients, and up to {colluders} of them may help the server."
+        f"{statement} A round needs {needed} of {source.cohort} clients, and up to {colluders} of them may help the "
+        "server."
     )
 
 
@@ -50,34 +51,47 @@ def _tolerated(source: RunSource) -> tuple[int, int]:
 
 
 def _rows(source: RunSource) -> list[tuple[str, str]]:
-    noised = "noised " if source.private else ""
-    if source.audit.secagg == "none":
-        server = [
-            ("server", f"every client's {noised}update, who took part, when"),
-        ]
-    else:
-        needed, colluders = _tolerated(source)
-        server = [
-            (
-                "server that follows the protocol",
-                f"the {noised}sum of each round, who took part, when",
-            ),
-            ("server that lies, drops and replays", "the same, or the round aborts"),
-            (
-                f"such a server with up to {colluders} clients",
-                f"the {noised}sum less these clients' own updates, over at least {needed - colluders} others",
-            ),
-        ]
+    others = "what the server publishes: the tuned model of each round"
+    if source.audit.secagg == "ckks":
+        others = (
+            "the sum of each round, which two of them decrypt; every upload that they can intercept"
+        )
     return [
         ("each client", "its own images and its own update"),
-        *server,
-        ("other clients", "what the server publishes: the tuned model of each round"),
+        *_server_rows(source),
+        ("other clients", others),
         ("outsider on the network, under TLS", "sizes and times of messages"),
         (
             "whoever gets the tuned model",
             "what epsilon allows to be learnt of a training image"
             if source.private
             else "whatever the model reveals of training images: nothing bounds it",
+        ),
+    ]
+
+
+def _server_rows(source: RunSource) -> list[tuple[str, str]]:
+    """Return what the server could read: following the protocol, lying, and with clients that help it."""
+    noised = "noised " if source.private else ""
+    every = f"every client's {noised}update"
+    honest = f"the {noised}sum of each round, who took part, when"
+    if source.audit.secagg == "none":
+        return [("server", f"{every}, who took part, when")]
+    if source.audit.secagg == "ckks":
+        verified = source.config["secagg"]["ckks_verify"]
+        lying = "the same" if verified else f"{every}, by having it decrypted as the sum"
+        return [
+            ("server that follows the protocol", honest),
+            ("server that lies, drops and replays", lying),
+            ("server with any one client", every),
+        ]
+    needed, colluders = _tolerated(source)
+    return [
+        ("server that follows the protocol", honest),
+        ("server that lies, drops and replays", "the same, or the round aborts"),
+        (
+            f"such a server with up to {colluders} clients",
+            f"the {noised}sum less these clients' own updates, over at least {needed - colluders} others",
         ),
     ]
 

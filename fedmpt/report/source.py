@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
@@ -13,6 +13,13 @@ from fedmpt.errors import UsageError
 from secagg import SecAggError
 from secagg.roster import Roster
 from secagg.transcript import VerifiedRun, verify_run
+
+_FIELDS: Final = (
+    *("method", "data", "backbone", "seed", "rounds", "clients", "parameters", "privacy"),
+    *("final", "final_shared", "final_AP", "zero_shot", "zero_shot_class_token"),
+    *("seconds", "seconds_by_phase"),
+)
+_SECAGG_FIELDS: Final = ("statement", "bytes_up_per_client_round")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +82,10 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         raise UsageError(
             f"{folder}: has no summary.json: the run did not finish; what it spent is told by `fedmpt audit {folder}`"
         )
-    if records.summary.get("schema") != SUMMARY_SCHEMA or any(
-        len(line["AP"]) != len(records.summary["final_AP"]) for line in records.metrics
-    ):
+    _require_fields(folder, records.summary)
+    if any(len(line["AP"]) != len(records.summary["final_AP"]) for line in records.metrics):
         raise UsageError(
-            f"{folder}: summary.json is not {SUMMARY_SCHEMA} over the classes of metrics.jsonl; "
-            "were the files written by one run of this version?"
+            f"{folder}: summary.json and metrics.jsonl are over different classes; are they of one run?"
         )
     rounds, missing = _verified_rounds(folder)
     return RunSource(
@@ -93,6 +98,18 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         rounds=rounds,
         rounds_missing=missing,
     )
+
+
+def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
+    """Raise a `UsageError` unless the summary says all that a report tells."""
+    secagg = summary.get("secagg", {})
+    lacking = [name for name in _FIELDS if name not in summary]
+    lacking += [f"secagg.{name}" for name in _SECAGG_FIELDS if name not in secagg]
+    if summary.get("schema") != SUMMARY_SCHEMA or lacking:
+        raise UsageError(
+            f"{folder}: summary.json ({summary.get('schema')}) has no {', '.join(lacking) or SUMMARY_SCHEMA}: it was "
+            "written by another version of fedmpt; report with that one"
+        )
 
 
 def _verified_rounds(folder: Path) -> tuple[VerifiedRun | None, str]:

@@ -197,17 +197,17 @@ def test_settings_that_cannot_train_are_refused(
         FedMPT(backbone, classes, SETTINGS, conditions)
 
 
-def test_contributions_of_patches_sum_to_each_conditions_prediction_and_move_with_the_patch(
+def test_evidence_of_patches_sums_to_each_conditions_prediction_and_move_with_the_patch(
     backbone: Backbone,
 ) -> None:
     method = _method(backbone)
     parameters, patches = _perturbed(method), _patches(2, backbone)
     text = method.encode_text(parameters)
-    parts = method.patch_contributions(parameters, text, patches)
+    parts = method.evidence(parameters, text, patches)
     assert parts.shape == (2, 4, 16, len(CLASSES))
     assert (parts >= 0).all()
     expected = method.conditional_scores(parameters, text, patches)
     assert torch.allclose(parts.sum(dim=2), expected, atol=1e-6)
-    turned = method.patch_contributions(parameters, text, patches.roll(3, dims=1))
+    turned = method.evidence(parameters, text, patches.roll(3, dims=1))
     assert torch.allclose(turned, parts.roll(3, dims=2), atol=1e-5)
     assert not torch.allclose(turned, parts, atol=1e-3)

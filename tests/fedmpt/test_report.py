@@ -119,7 +119,7 @@ def test_the_headline_is_the_summary_and_epsilon_is_rounded_up(private_run: Path
     spent = max(client["epsilon"] for client in result["privacy"]["clients"])
     assert f"{display_epsilon(spent)} of 8" in text
     assert "any one training image" in text
-    assert "The server learns the sum" in text
+    assert result["secagg"]["statement"] in text
 
 
 def test_every_section_is_there_and_every_link_inside_leads_somewhere(private_run: Path) -> None:
@@ -258,6 +258,37 @@ def test_hostile_labels_and_conditions_of_examples_add_no_element() -> None:
     assert "no photograph" in Page(pictures([], data="scenes", threshold=0.5)).text
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"secagg__mode": "ckks"}, ["kept no public logs", "which two of them decrypt"]),
+        ({"method__name": "fedpgp"}, ["without the blocks that are each client's own"]),
+        ({"method__name": "maple"}, ["maple on scenes"]),
+    ],
+    ids=["ckks", "own-blocks", "pixels"],
+)
+@pytest.mark.slow
+def test_other_modes_and_kinds_of_methods_have_a_report(
+    small_run: SmallRun,
+    deep_checkpoint: Path,
+    tmp_path: Path,
+    options: dict[str, str],
+    words: list[str],
+) -> None:
+    small_run(
+        tmp_path / "run",
+        privacy__enabled=False,
+        backbone__name=f"local-dir:{deep_checkpoint}",
+        **options,
+    )
+    write_report(tmp_path / "run", Choices(), progress=Silence())
+    found = page(tmp_path / "run")
+    assert all(word in found.text for word in words)
+    assert "BROKEN PROMISE" not in found.text
+    assert summary(tmp_path / "run")["secagg"]["statement"] in found.text
+    assert not found.fetched
+
+
 def test_examples_are_the_first_test_images_with_the_scores_of_the_evaluation(
     private_run: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +353,14 @@ def test_a_model_of_another_method_is_refused_with_a_way_out(folder: Path, open_
     shutil.copy(open_run / "model.safetensors", folder)
     with pytest.raises(UsageError, match=r"model\.safetensors.*--no-images"):
         write_report(folder, Choices(), progress=Silence())
+
+
+def test_a_summary_of_another_version_is_refused_by_what_it_lacks(folder: Path) -> None:
+    changed = summary(folder)
+    del changed["secagg"]["statement"]
+    (folder / "summary.json").write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match=r"summary\.json.*secagg\.statement"):
+        read_source(folder)
 
 
 def test_files_of_different_runs_are_refused(folder: Path) -> None:
