@@ -30,7 +30,10 @@ def checks(source: RunSource) -> Html:
         )
     content = [verdict]
     if audit.notes:
-        content.append(bullets(audit.notes))
+        content += [
+            paragraph("Good to know, and what is to be kept with the data:"),
+            bullets(audit.notes),
+        ]
     rows = [(item.name, item.kind, item.why) for item in audit.manifest.items]
     left = table("what left the clients, and why it may", ("what", "class", "why"), rows)
     content.append(folded("Everything that left a client or lies in the run folder", left))

@@ -55,8 +55,7 @@ def curves(source: RunSource) -> Html:
     return section(
         "curves",
         "Over rounds",
-        element("div", *charts, class_="charts"),
-        _figures(source.summary),
+        element("div", *charts, _figures(source.summary), class_="charts"),
         folded("All rounds as a table", table("metrics by round", columns, rows, numbers=True)),
     )
 

@@ -127,4 +127,4 @@ def _maps(example: Example, picture: str) -> Html:
         for one, uri in zip(example.maps, drawn, strict=True)
     ]
     heading = element("p", f"Where each condition sees {label}", class_="heading")
-    return element("div", heading, *maps, class_="maps")
+    return element("div", heading, element("div", *maps, class_="maps"), class_="below")
