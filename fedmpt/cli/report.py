@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
+from fedmpt.cli.audit import ledger_option
+
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--ledger",
-    type=click.Path(path_type=Path),
-    help="Folder of the privacy ledgers, if they were moved.",
-)
+@ledger_option
 @click.option(
     "--no-images", is_flag=True, help="Show no test images and no predictions of single images."
 )

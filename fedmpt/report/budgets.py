@@ -49,7 +49,8 @@ def _bars(accounts: tuple[Account, ...]) -> Html:
     return bar_chart(
         "budgets",
         title=f"Epsilon spent in this run by {scope}",
-        description=f"One bar a client; the largest is {max(finite, default=0.0):.2f}, the limit is {target:g}.",
+        description=f"One bar a client; the largest is {display_epsilon(max(finite, default=0.0))}, "
+        f"the limit is {target:g}.",
         series=("spent",),
         bars=[
             Bar(

@@ -40,7 +40,7 @@ def checks(source: RunSource) -> Html:
     content.append(
         paragraph(
             "The same, and the digest of every upload, from ",
-            element("code", f"fedmpt audit {source.folder.name} --json"),
+            element("code", "fedmpt audit RUN --json"),
             ".",
             kind="note",
         )

@@ -9,6 +9,7 @@ from fedmpt.report.headline import METRICS
 from fedmpt.report.html import Html, element, folded, paragraph, section, table
 from fedmpt.report.plot import Bar, Limit, Line, bar_chart, line_chart
 from fedmpt.report.source import RunSource
+from privacy import display_epsilon
 
 _MOST_CLASSES: Final = 60  # drawn; above, the best and the worst half as many each
 _SAME: Final = 0.005  # epsilons that a chart cannot tell apart
@@ -35,6 +36,7 @@ def curves(source: RunSource) -> Html:
             ],
             x_label="round (0: zero-shot)",
             y_label="percent",
+            figure="{:.1f}".format,
         )
     ]
     spent = [line for line in lines if line["epsilon_max"] is not None]
@@ -45,7 +47,7 @@ def curves(source: RunSource) -> Html:
         (
             str(line["round"]),
             *(f"{line[name]:.1f}" for name in METRICS),
-            "-" if line["epsilon_max"] is None else f"{line['epsilon_max']:.3f}",
+            "-" if line["epsilon_max"] is None else display_epsilon(line["epsilon_max"], 3),
             str(len(line["survivors"])),
             str(len(line["dropped"])),
             str(line["attempts"]),
@@ -134,7 +136,8 @@ def _budget(lines: Sequence[dict[str, Any]], target: float) -> Html:
     return line_chart(
         "epsilon",
         title="Epsilon spent, over all rounds so far",
-        description=f"Epsilon of clients over rounds: {lines[-1]['epsilon_max']:.2f} at the end, limit {target:g}.",
+        description=f"Epsilon of clients over rounds: {display_epsilon(lines[-1]['epsilon_max'])} at the end, of "
+        f"{target:g}.",
         lines=[
             Line(
                 label=label,
@@ -144,6 +147,7 @@ def _budget(lines: Sequence[dict[str, Any]], target: float) -> Html:
         ],
         x_label="round",
         y_label="epsilon",
+        figure=display_epsilon,
         limit=Limit(label=f"limit {target:g}", value=target),
         from_zero=True,
     )

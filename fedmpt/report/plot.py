@@ -8,7 +8,7 @@ Lengths are in units of the view box, which is as wide as a telephone and scales
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +74,7 @@ def line_chart(
     lines: Sequence[Line],
     x_label: str,
     y_label: str,
+    figure: Callable[[float], str],
     limit: Limit | None = None,
     from_zero: bool = False,
 ) -> Html:
@@ -86,6 +87,7 @@ def line_chart(
         lines: one or more, with one or more points each; at most four can be told apart.
         x_label: what the horizontal axis counts.
         y_label: what the vertical axis measures.
+        figure: writes a value for people.
         limit: a marked value.
         from_zero: whether the vertical axis starts at 0.
     """
@@ -125,8 +127,7 @@ def line_chart(
         if len(places) > _MOST_MARKERS:
             marked = zip(places[-1:], line.points[-1:], strict=True)
         drawn += [
-            _marker(series, *at, note=f"{line.label}, {x_label} {x:g}: {y:.4g}")
-            for at, (x, y) in marked
+            _marker(series, *at, note=f"{line.label}, {x:g}: {figure(y)}") for at, (x, y) in marked
         ]
     height = bottom + 2 * _LINE + 4
     return _chart(name, title, description, drawn, width=_WIDTH, height=height)

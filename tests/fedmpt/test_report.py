@@ -118,6 +118,8 @@ def test_the_headline_is_the_summary_and_epsilon_is_rounded_up(private_run: Path
         assert f"zero-shot {result['zero_shot'][name]:.1f}" in text
     spent = max(client["epsilon"] for client in result["privacy"]["clients"])
     assert f"{display_epsilon(spent)} of 8" in text
+    for line in (private_run / "metrics.jsonl").read_text().splitlines()[1:]:
+        assert display_epsilon(json.loads(line)["epsilon_max"], 3) in text
     assert "any one training image" in text
     assert result["secagg"]["statement"] in text
 

@@ -105,6 +105,7 @@ def _line(*values: float, limit: Limit | None = None) -> ElementTree.Element:
             lines=[Line(label="a", points=tuple(enumerate(values)))],
             x_label="round",
             y_label="percent",
+            figure=str,
             limit=limit,
         )
     )
@@ -136,7 +137,9 @@ def test_a_chart_is_titled_and_described_for_those_who_do_not_see_it() -> None:
 
 def test_lines_differ_by_shape_and_class_not_by_colour_alone() -> None:
     lines = [Line(label=str(i), points=((0, i), (1, i))) for i in range(4)]
-    chart = line_chart("c", title="", description="", lines=lines, x_label="", y_label="")
+    chart = line_chart(
+        "c", title="", description="", lines=lines, x_label="", y_label="", figure=str
+    )
     marks = [mark for mark in _svg(chart).iter() if "mark" in mark.get("class", "")]
     outlines = {(mark.tag, (mark.get("points") or "").count(" ")) for mark in marks}
     assert len(outlines) >= 3
