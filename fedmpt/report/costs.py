@@ -71,12 +71,13 @@ def _bytes(source: RunSource) -> list[Html]:
         sharers=len(first.sharers),
         survivors=len(first.survivors),
     )
-    rows = [
-        (stage.name.lower(), f"{size.up:,}", f"{size.down:,}")
+    rows = [  # a stage that asks some clients only counts for every client in part
+        (stage.name.lower(), f"{share * size.up:,.0f}", f"{share * size.down:,.0f}")
         for stage, size in predicted.stages.items()
+        for share in (predicted.asked.get(stage, 1.0),)
     ]
-    rows.append(("in all", f"{predicted.up():,}", f"{predicted.down():,}"))
-    caption = "bytes of a client in one sum of round 1"
+    rows.append(("in all", f"{predicted.mean_up():,.0f}", f"{predicted.mean_down():,.0f}"))
+    caption = "bytes of a client in one sum of round 1, on average"
     return [measured, table(caption, ("stage", "sent", "received"), rows, numbers=True)]
 
 

@@ -104,4 +104,5 @@ def _logs(source: RunSource) -> Html:
     if missing:
         text += f" Without a log: attempts {', '.join(map(str, missing))}, aborted or withheld."
     lines = [f"Round {number}: {one.describe()}." for number, one in enumerate(rounds, start=1)]
-    return folded(text, bullets(lines[:_SHOWN_ROUNDS]))
+    setups = [f"Key: {setup.describe()}." for setup in source.rounds.setups]
+    return folded(text, bullets(setups + lines[:_SHOWN_ROUNDS]))

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
+from fedmpt.audit.transcripts import KEY_SETUP, TRANSCRIPTS
 from fedmpt.engine.train import SUMMARY_SCHEMA
 from fedmpt.errors import UsageError
 from secagg import SecAggError
 from secagg.roster import Roster
-from secagg.transcript import VerifiedRun, verify_run
+from secagg.transcript import verify_run
+from secagg.verified import VerifiedRun
 
 _FIELDS: Final = (
     *("method", "data", "backbone", "seed", "rounds", "clients", "parameters", "privacy"),
@@ -33,7 +35,7 @@ class RunSource:
         metrics: lines of ``metrics.jsonl``, round 0 first.
         summary: ``summary.json``.
         audit: its figures recomputed from the ledgers, and what is wrong.
-        rounds: the public logs of its rounds, verified; None where there are none, or none that verify.
+        rounds: the public logs of its rounds and key set-ups, verified; None if there are none, or one does not verify.
         rounds_missing: why ``rounds`` is None.
     """
 
@@ -113,7 +115,8 @@ def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _verified_rounds(folder: Path) -> tuple[VerifiedRun | None, str]:
-    logs = sorted((folder / "transcripts").glob("round-*.bin"))
+    transcripts = folder / TRANSCRIPTS
+    logs = [*transcripts.glob(KEY_SETUP), *sorted(transcripts.glob("round-*.bin"))]
     roster = folder / "roster.json"
     if not logs or not roster.is_file():
         return None, "This run kept no public logs of its rounds."

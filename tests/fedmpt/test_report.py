@@ -263,7 +263,10 @@ def test_hostile_labels_and_conditions_of_examples_add_no_element() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"secagg__mode": "ckks"}, ["kept no public logs", "which two of them decrypt"]),
+        (
+            {"secagg__mode": "ckks"},
+            ["Key: sequence 1, ckks key set-up", "which two of them decrypt"],
+        ),
         ({"method__name": "fedpgp"}, ["without the blocks that are each client's own"]),
         ({"method__name": "maple"}, ["maple on scenes"]),
     ],
