@@ -172,6 +172,13 @@ class FedMPT(Method):
 
     def conditional_scores(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return each condition's prediction ``psi``: ``[B, N, C]`` in [0, 1]."""
+        return self.evidence(parameters, text, patches).sum(dim=-2)
+
+    def evidence(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return what each patch adds to each condition's prediction: ``[B, N, M, C]``, at least 0.
+
+        Its sum over patches is ``psi``; laid out on the grid of patches it is a map of where a class was seen.
+        """
         logits = self._scaled_cosines(parameters, text, patches)  # [B, N, M, C]
         probabilities = logits.softmax(dim=-1)  # over classes: see docs/method.md on Eq. 7
         with torch.no_grad():
@@ -186,7 +193,8 @@ class FedMPT(Method):
                 weights = plan * len(self.classes)  # column c sums to 1: the plan given class c
             else:
                 weights = marginal.unsqueeze(-1)
-        return (weights * probabilities).sum(dim=-2)
+        evidence: Tensor = weights * probabilities
+        return evidence
 
     def gate_weights(self, parameters: Parameters, patches: Tensor) -> Tensor:
         """Return the weights of conditions (Eq. 11), rows summing to 1: ``[B, N]``."""
@@ -205,6 +213,15 @@ class FedMPT(Method):
             gamma_negative=self.settings.gamma_negative,
             shift=self.settings.shift,
         )
+
+    def constants(self) -> Parameters:
+        """Return the fixed down-projection ``adapter_down`` ``[D, R]``, if there is one."""
+        return {} if self._fixed_down is None else {"adapter_down": self._fixed_down}
+
+    def with_constants(self, constants: Parameters) -> FedMPT:
+        """Return the same method with the fixed down-projection that it was tuned with."""
+        down = constants.get("adapter_down")
+        return FedMPT(self._backbone, self.classes, self.settings, self.conditions, fixed_down=down)
 
     def for_classes(self, classes: tuple[str, ...]) -> FedMPT:
         """Return the method for other classes; softmax and transport run over exactly those."""
