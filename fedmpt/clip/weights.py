@@ -184,8 +184,8 @@ def find_architecture(architecture: str, pretrained: str | None) -> Source:
         )
     model = open_clip.get_model_config(architecture)
     registered = get_pretrained_cfg(architecture, tag) if tag else {}
-    if tag:
-        model["quick_gelu"] = bool(registered.get("quick_gelu", False))
+    if registered.get("quick_gelu"):
+        model["quick_gelu"] = True
     return Source(
         label=f"{architecture}/{tag or file.name}",
         tokenizer=architecture,

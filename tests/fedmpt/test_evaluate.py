@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from tests.fedmpt.trees import write_table
+
 Invoke = Callable[..., Result]
 
 
@@ -33,19 +35,10 @@ def test_a_run_on_its_own_data_gives_the_figures_of_its_summary(
     assert not record["own_classes"]
 
 
-def _table(folder: Path, classes: tuple[str, ...], images: list[Path]) -> Path:
-    lines = [",".join(("image", "split", *classes))]
-    for number, path in enumerate(images):
-        labels = [str(int(number % len(classes) == column)) for column in range(len(classes))]
-        lines.append(",".join((path.name, "train" if number == 0 else "test", *labels)))
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 def test_the_data_sets_own_classes_are_scored(
     fedmpt: Invoke, private_run: Path, photos: list[Path]
 ) -> None:
-    root = _table(photos[0].parent, ("forklift", "pallet", "crate"), photos)
+    root = write_table(photos[0].parent, ("forklift", "pallet", "crate"), photos)
     arguments = ("evaluate", private_run, "--data", "table", "--data-root", root)
     record = json.loads(fedmpt(*arguments, "--json").stdout)
     assert record["own_classes"]
