@@ -40,9 +40,13 @@ def test_a_bundle_holds_tensors_and_card_and_nothing_else(
     export(private_run, bundle)
     assert sorted(path.name for path in bundle.iterdir()) == ["card.json", "model.safetensors"]
     tensors = load_file(bundle / "model.safetensors")
-    assert {"class_tokens", "condition_tokens", "adapter_up", "constant.adapter_down"} <= set(
-        tensors
-    )
+    assert {
+        "class_tokens",
+        "condition_tokens",
+        "adapter_core",
+        "constant.adapter_down",
+        "constant.adapter_out",
+    } <= set(tensors)
 
 
 def test_the_card_says_what_the_model_is_and_what_it_cost(private_run: Path) -> None:

@@ -142,19 +142,23 @@ def test_own_classes_are_scored_with_the_tuned_prompts(
     model = load_tuned(private_run).for_classes(tuple(record["classes"]))
     expected = _scores(model, photos)
     assert np.allclose([entry["scores"] for entry in record["images"]], expected, atol=1e-6)
-    # The projection that parameters were tuned beside stays; one made of the new classes gives other scores.
-    wrong = TunedModel(
-        model.card, model.backbone, model.method.with_constants({}), _moved(model.parameters)
-    )
-    right = TunedModel(model.card, model.backbone, model.method, _moved(model.parameters))
-    assert not np.allclose(_scores(right, photos), _scores(wrong, photos), atol=1e-4)
 
 
-def _moved(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the parameters with adapters that do something, which after two rounds they hardly do."""
-    random = torch.Generator().manual_seed(0)
-    up = parameters["adapter_up"]
-    return parameters | {"adapter_up": torch.randn(up.shape, generator=random)}
+def test_own_classes_keep_the_projections_that_the_model_was_tuned_beside(
+    private_run: Path, photos: list[Path]
+) -> None:
+    tuned = load_tuned(private_run)
+    own = ("forklift", "pallet", "crate")
+    right = _scores(tuned.for_classes(own), photos)
+    assert tuned.method.constants()
+    for name, value in tuned.for_classes(own).method.constants().items():
+        assert torch.equal(value, tuned.method.constants()[name])
+    # The positive control: with the projections turned round, scores are others.
+    turned = {name: -value for name, value in tuned.method.constants().items()}
+    turned["adapter_out"] = -turned["adapter_out"]
+    method = tuned.method.with_constants(turned)
+    wrong = TunedModel(tuned.card, tuned.backbone, method, tuned.parameters).for_classes(own)
+    assert not np.allclose(right, _scores(wrong, photos), atol=1e-4)
 
 
 @pytest.mark.parametrize(
