@@ -2,9 +2,9 @@
 
 ``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
 privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
-parameters; ``partition.json`` who holds which images, and how many of what; ``protocol.json`` what the benchmark fixed
-before training; ``roster.json`` the public keys and ``transcripts/`` one public log of signatures a round, both for
-``python -m secagg.transcript``; ``summary.json`` the result.
+parameters and ``card.json`` what they are; ``partition.json`` who holds which images, and how many of what;
+``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and ``transcripts/`` one
+public log of signatures a round, both for ``python -m secagg.transcript``; ``summary.json`` the result.
 """
 
 from __future__ import annotations

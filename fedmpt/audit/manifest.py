@@ -23,6 +23,7 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
         "signatures of the aggregation protocol; digests in them are of masked or released values",
     ),
     "model.safetensors": ("dp", "the tuned model: a function of the released sums"),
+    "card.json": ("dp", "what the tuned model is, its scores on test images and what it spent"),
     "metrics.jsonl": (
         "dp",
         "scores of released models on test images; its step times are of the simulation and stay",

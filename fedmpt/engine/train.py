@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from fedmpt.config import Config, to_toml
 from fedmpt.data.features import cache_directory
@@ -21,6 +20,7 @@ from fedmpt.engine.adaptive import AdaptiveUpdates
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.ledgers import INDEX_FILE, open_budgets, plan_ledgers, require_room
 from fedmpt.engine.listener import Listener, Preview, RoundRecord
+from fedmpt.engine.model_card import run_card
 from fedmpt.engine.prepare import Federation, prepare
 from fedmpt.engine.protocol import data_line, protocol_record, top_k_figures
 from fedmpt.engine.rounds import AveragedUpdates, Rounds
@@ -29,6 +29,7 @@ from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
+from fedmpt.inference.card import CARD_FILE, MODEL_FILE, TunedTensors, card_text, to_file
 from fedmpt.learner import predict
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics, evaluate, mean_metrics
@@ -171,11 +172,16 @@ class _Run:
             self._round(RoundPlan(round=number, cohort=cohort, lr=self._learning_rate(number)))
 
     def keep_result(self, summary: dict[str, Any]) -> None:
-        """Write the tuned parameters, if there are any, and the summary."""
-        tensors = self._federation.spec.unflatten(self.state.vector)
-        if tensors:
-            metadata = {"method": self._federation.method.name}
-            self._store.write_bytes("model.safetensors", save(tensors, metadata=metadata))
+        """Write the tuned model with its card, and the summary."""
+        federation = self._federation
+        tensors = TunedTensors(
+            parameters=federation.spec.unflatten(self.state.vector),
+            constants=federation.method.constants(),
+        )
+        data = to_file(tensors, method=federation.method.name)
+        self._store.write_bytes(MODEL_FILE, data)
+        card = run_card(federation, summary, tensors, data)
+        self._store.write_text(CARD_FILE, card_text(card))
         self._store.write_json("summary.json", summary)
 
     def _round(self, plan: RoundPlan) -> None:

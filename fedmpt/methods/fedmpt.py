@@ -214,6 +214,20 @@ class FedMPT(Method):
             shift=self.settings.shift,
         )
 
+    def constants(self) -> Parameters:
+        """Return the fixed projections ``adapter_down`` ``[D, R]`` and ``adapter_out`` ``[O, D]``, if there are any."""
+        if self._basis is None:
+            return {}
+        return {"adapter_down": self._basis.down, "adapter_out": self._basis.out}
+
+    def with_constants(self, constants: Parameters) -> FedMPT:
+        """Return the same method with the fixed projections that it was tuned with."""
+        if not constants:
+            return self
+        down, out = constants["adapter_down"], constants["adapter_out"]
+        basis = AdapterBasis(down=down, out=out, text_count=down.shape[1])
+        return FedMPT(self._backbone, self.classes, self.settings, self.conditions, basis=basis)
+
     def for_classes(self, classes: tuple[str, ...]) -> FedMPT:
         """Return the method for other classes; softmax and transport run over exactly those."""
         return FedMPT(self._backbone, classes, self.settings, self.conditions, basis=self._basis)

@@ -14,21 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.clip.backbone import resolve_device
 from fedmpt.config import load_config
 from fedmpt.data.dataset import Dataset
-from fedmpt.engine.prepare import Progress, load_data, resolve_device
+from fedmpt.engine.prepare import Progress, load_data
 from fedmpt.errors import FedMPTError, UsageError
-from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.fedmpt import FedMPT
-from fedmpt.methods.registry import build_method
+from fedmpt.inference.maps import seen_part
+from fedmpt.inference.model import TunedModel, load_tuned
 
 EXAMPLES: Final = 6
-MODEL_FILE: Final = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +35,13 @@ class ConditionMap:
         condition: its word or words.
         gate: its weight in the mixture, 0 to 1.
         score: its own prediction ``psi`` of the class, 0 to 1.
-        contributions: float32 ``[h, w]``, what each patch adds to ``score``.
+        evidence: float32 ``[h, w]``, what each patch adds to ``score``.
     """
 
     condition: str
     gate: float
     score: float
-    contributions: NDArray[np.float32]
+    evidence: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,15 +72,8 @@ def read_examples(folder: Path, *, progress: Progress) -> tuple[Example, ...]:
     try:
         config = load_config(file=folder / "config.toml")
         dataset = load_data(config, progress)
-        backbone = load_backbone(
-            config.backbone.name,
-            pretrained=config.backbone.pretrained,
-            device=resolve_device(config.device),
-        )
-        method = build_method(backbone, dataset.classes, config.method)
-        parameters = _tuned(folder / MODEL_FILE, method, method.initial_parameters(config.seed))
-        scorer = method if dataset.held_out is None else method.for_classes(dataset.scored)
-        return _predicted(dataset, backbone, scorer, parameters)
+        model = load_tuned(folder, device=resolve_device(config.device))
+        return _predicted(dataset, model.for_classes(dataset.scored))
     except FedMPTError as error:
         raise UsageError(
             f"{error}; the report shows test images, which takes the run's data, backbone and model: "
@@ -92,27 +81,19 @@ def read_examples(folder: Path, *, progress: Progress) -> tuple[Example, ...]:
         ) from error
 
 
-def _predicted(
-    dataset: Dataset, backbone: Backbone, method: Method, parameters: Parameters
-) -> tuple[Example, ...]:
+def _predicted(dataset: Dataset, model: TunedModel) -> tuple[Example, ...]:
     count = min(EXAMPLES, len(dataset.test))
     images = [dataset.test.open_image(index) for index in range(count)]
-    with torch.no_grad():
-        text = method.encode_text(parameters)
-        patches = (  # [B, M, D]
-            backbone.patch_pixels(images).to(backbone.device)
-            if method.pixel_shape
-            else backbone.encode_images(images)[0]
-        )
-        scores = method.score(parameters, text, patches).cpu().numpy()  # [B, C]
-        best = scores.argmax(axis=1)  # [B]
-        maps: list[tuple[ConditionMap, ...]] = [()] * count
-        if isinstance(method, FedMPT):
-            maps = _maps(method, parameters, text, patches, best, grid=backbone.grid)
+    pixels = torch.stack([model.backbone.preprocess(image) for image in images])
+    inputs = model.inputs(pixels)  # [B, M, .]
+    scores = model.score(inputs).cpu().numpy()  # [B, C]
+    maps: list[tuple[ConditionMap, ...]] = [()] * count
+    if model.conditions:
+        maps = _maps(model, inputs, scores.argmax(axis=1))
     return tuple(
         Example(
             index=index,
-            picture=backbone.seen(images[index]),
+            picture=_seen(images[index], model),
             present=frozenset(
                 name
                 for name, label in zip(dataset.scored, dataset.test.labels[index], strict=True)
@@ -129,41 +110,32 @@ def _predicted(
 
 
 def _maps(
-    method: FedMPT,
-    parameters: Parameters,
-    text: Tensor,
-    patches: Tensor,
-    classes: NDArray[np.int64],
-    *,
-    grid: tuple[int, int],
+    model: TunedModel, inputs: Tensor, classes: NDArray[np.int64]
 ) -> list[tuple[ConditionMap, ...]]:
     """Return each image's maps of one class: ``classes`` is int64 ``[B]``."""
-    gates = method.gate_weights(parameters, patches).cpu().numpy()  # [B, N]
-    parts = method.evidence(parameters, text, patches).cpu().numpy()  # [B, N, M, C]
+    gates = model.gate_weights(inputs).cpu().numpy()  # [B, N]
+    evidence = model.evidence(inputs).cpu().numpy()  # [B, N, M, C]
     return [
         tuple(
             ConditionMap(
                 condition=condition or "no condition",
                 gate=float(gates[image, row]),
-                score=float(parts[image, row, :, name].sum()),
-                contributions=parts[image, row, :, name].reshape(grid),
+                score=float(evidence[image, row, :, name].sum()),
+                evidence=evidence[image, row, :, name].reshape(model.backbone.grid),
             )
-            for row, condition in enumerate(method.conditions)
+            for row, condition in enumerate(model.conditions)
         )
         for image, name in enumerate(classes)
     ]
 
 
-def _tuned(path: Path, method: Method, initial: Parameters) -> Parameters:
-    """Return the tuned parameters; blocks that are each client's own are at zero, as in the shared model."""
-    parameters = {name: torch.zeros_like(initial[name]) for name in method.local_blocks}
-    shapes = {n: tuple(value.shape) for n, value in initial.items() if n not in parameters}
-    if not shapes:
-        return parameters
-    try:
-        tuned = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from error
-    if {name: tuple(value.shape) for name, value in tuned.items()} != shapes:
-        raise UsageError(f"{path}: does not hold the parameters of the method in config.toml")
-    return parameters | {name: value.to(initial[name].device) for name, value in tuned.items()}
+def _seen(image: Image.Image, model: TunedModel) -> Image.Image:
+    """Return what the image tower sees of an image: square, under the grid of patches."""
+    preprocessing = model.backbone.preprocessing
+    side = preprocessing["size"]
+    shape = (
+        (side, side) if isinstance(side, int) else (side[1], side[0])
+    )  # open_clip's: height first
+    return seen_part(image, str(preprocessing["resize_mode"])).resize(
+        shape, Image.Resampling.BICUBIC
+    )

@@ -103,7 +103,7 @@ def _maps(example: Example, picture: str) -> Html:
     """Return one map a condition, each over the picture."""
     if not example.maps:
         return Html("")
-    drawn = draw_maps(np.stack([one.contributions for one in example.maps]))
+    drawn = draw_maps(np.stack([one.evidence for one in example.maps]))
     label = example.scores[0][0]
     maps = [
         element(

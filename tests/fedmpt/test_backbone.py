@@ -39,15 +39,6 @@ def test_patch_features_are_normalised_projected_tokens_without_the_class_token(
     assert torch.allclose(whole, normalise(pooled), atol=1e-6)
 
 
-def test_what_is_seen_of_an_image_is_what_the_tower_gets(backbone: Backbone) -> None:
-    image = _images(1)[0]
-    seen = backbone.seen(image)
-    assert seen.size == (32, 32)
-    assert backbone.grid == (4, 4)
-    again = backbone._transform(seen)  # of its own size already: scaled to numbers only
-    assert torch.allclose(again, backbone._transform(image), atol=0.5 / 255 / 0.25)
-
-
 def test_a_local_checkpoint_loads_with_its_own_preprocessing_and_a_stable_fingerprint(
     checkpoint: Path,
 ) -> None:

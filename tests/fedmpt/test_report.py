@@ -243,7 +243,7 @@ def _example(*, label: str, condition: str) -> Example:
                 condition=condition,
                 gate=1.0,
                 score=0.5,
-                contributions=np.ones((2, 2), np.float32),
+                evidence=np.ones((2, 2), np.float32),
             ),
         ),
     )
@@ -327,9 +327,9 @@ def test_the_maps_of_an_example_are_its_conditions_predictions_patch_by_patch(
         ]
         assert sum(gates) == pytest.approx(1, abs=1e-5)
         for one in example.maps:
-            assert one.contributions.shape == (4, 4)
-            assert one.contributions.min() >= 0
-            assert one.contributions.sum() == pytest.approx(one.score, abs=1e-5)
+            assert one.evidence.shape == (4, 4)
+            assert one.evidence.min() >= 0
+            assert one.evidence.sum() == pytest.approx(one.score, abs=1e-5)
         mixed = sum(one.gate * one.score for one in example.maps)
         odds = mixed / (1 - mixed) * 18 / 2  # the head: 0.5 at twice the share of chance, C = 20
         assert odds / (1 + odds) == pytest.approx(example.scores[0][1], abs=1e-3)
