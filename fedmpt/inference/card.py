@@ -24,6 +24,7 @@ from fedmpt.methods.base import Method, Parameters
 CARD_FILE: Final = "card.json"
 MODEL_FILE: Final = "model.safetensors"
 CONSTANT: Final = "constant."  # beginning of the names of constants in the file
+_SECTIONS: Final = {"promptfl": "coop", "fedawa": "coop"}  # methods with another's settings
 
 
 class BackboneCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,9 +147,17 @@ def shapes(tensors: Parameters) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensors[name].shape) for name in sorted(tensors)}
 
 
+def settings_of(method: str) -> tuple[str, ...]:
+    """Return the parts of a method's configuration that decide its scores; the others are other methods'."""
+    return ("name", "loss", "head", _SECTIONS.get(method, method))
+
+
 def card_text(card: Card) -> str:
     """Return the contents of ``card.json``."""
-    return msgspec.json.format(msgspec.json.encode(card), indent=2).decode() + "\n"
+    record = msgspec.to_builtins(card)
+    kept = settings_of(card.method.name)
+    record["method"] = {key: record["method"][key] for key in kept if key in record["method"]}
+    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"
 
 
 def read_model(folder: Path) -> tuple[Card, TunedTensors]:
@@ -205,7 +214,7 @@ def read_card(folder: Path) -> Card:
         return msgspec.json.decode(path.read_bytes(), type=Card)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(
-            f"{path}: cannot be used ({error}); was it made by a newer version of fedmpt?"
+            f"{path}: cannot be used ({error}); was it made by another version of fedmpt?"
         ) from error
 
 

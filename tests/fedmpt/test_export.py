@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -12,11 +13,15 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file
 
+from fedmpt.clip.backbone import Backbone
+from fedmpt.config import METHOD_NAMES, MethodConfig, load_config
+from fedmpt.engine.defaults import resolve
 from fedmpt.errors import UsageError
-from fedmpt.inference.card import read_card, read_model
+from fedmpt.inference.card import card_text, read_card, read_model, settings_of
 from fedmpt.inference.export import export
 from fedmpt.inference.model import load_tuned
 from fedmpt.inference.predict import Prediction, predict_files
+from fedmpt.methods.registry import build_method
 
 Invoke = Callable[..., Result]
 
@@ -65,6 +70,28 @@ def test_the_card_says_what_the_model_is_and_what_it_cost(private_run: Path) -> 
     assert card.privacy.largest_epsilon == max(spent.values()) <= 8
     for words in ("every image of every client", "against everyone", "epsilon", "delta"):
         assert words in card.privacy.guarantee
+
+
+class _Watched:
+    """A configuration that remembers which of its parts were read."""
+
+    def __init__(self, config: MethodConfig) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self._config, name)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_the_card_keeps_every_setting_that_its_method_reads(name: str, backbone: Backbone) -> None:
+    options = {"method.name": name, "method.ram.descriptors": None}
+    config = resolve(load_config(options=options), data_name="scenes").method
+    watched = _Watched(config)
+    build_method(backbone, ("cat", "dog", "bus"), cast(Any, watched))
+    assert watched.read
+    assert watched.read <= set(settings_of(name))
 
 
 def test_the_card_of_a_run_without_privacy_promises_nothing(open_run: Path) -> None:
@@ -130,7 +157,7 @@ def test_a_changed_tensor_file_is_refused(bundle: Path) -> None:
 def test_a_card_of_another_schema_is_refused(bundle: Path) -> None:
     path = bundle / "card.json"
     path.write_text(path.read_text().replace("fedmpt.model/1", "fedmpt.model/9"))
-    with pytest.raises(UsageError, match="newer version"):
+    with pytest.raises(UsageError, match="another version"):
         read_card(bundle)
 
 
@@ -140,6 +167,6 @@ def test_tensors_that_are_not_the_methods_are_refused(bundle: Path) -> None:
     method = msgspec.structs.replace(
         card.method, fedmpt=msgspec.structs.replace(card.method.fedmpt, class_tokens=5)
     )
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(card, method=method)))
+    path.write_text(card_text(msgspec.structs.replace(card, method=method)))
     with pytest.raises(UsageError, match="are not those of fedmpt"):
         load_tuned(bundle)
