@@ -139,8 +139,8 @@ def ten_clients(flower: ModuleType | None) -> Rows:
 def hundred_clients(flower: ModuleType | None, *, long: bool) -> Rows:
     """T4: our complete graph against all shares and against 21; our ring against 21 shares.
 
-    Each of our clients verifies every signature itself, as real ones do; the rows "shared checks" let the clients of this
-    one process verify each signature once between them, as the in-process engine does.
+    Each of our clients verifies every signature itself, as real ones do; the rows "shared checks" let the clients of
+    this one process verify each signature once between them, as the in-process engine does.
     """
     complete = Target(text="<= 4000, ratio >= 60", at_most=4000, ratio=60)
     ring = Target(text="<= 3000, ratio >= 7", at_most=3000, ratio=7)
