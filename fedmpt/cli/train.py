@@ -10,7 +10,7 @@ import click
 
 from fedmpt.config import METHOD_NAMES, load_config
 
-_OPTIONS: dict[str, str] = {  # option -> configuration key
+OPTIONS: dict[str, str] = {  # option -> configuration key
     "seed": "seed",
     "device": "device",
     "method": "method.name",
@@ -175,7 +175,7 @@ def command(
     Without options: FedMPT on the embedded data set with the bundled CLIP, twelve clients, differential privacy with
     epsilon 8 and secure aggregation by masking.
     """
-    options = {_OPTIONS[name]: value for name, value in given.items()}
+    options = {OPTIONS[name]: value for name, value in given.items()}
     if no_dp:
         if given["dp_epsilon"] is not None:
             raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
