@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fedmpt.baselines import BASELINES, baseline_settings
 from fedmpt.config import METHOD_NAMES, load_config
 
 OPTIONS: dict[str, str] = {  # option -> configuration key
@@ -47,6 +48,11 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
 
 @click.command("train")
 @click.option("--method", help=f"One of {', '.join(METHOD_NAMES)}.  [default: fedmpt]")
+@click.option(
+    "--baseline",
+    type=click.Choice(list(BASELINES)),
+    help="Train what FedMPT is compared with: nothing at all, or one holder of all data.",
+)
 @click.option("--data", help="Data set.  [default: scenes, made on the spot]")
 @click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")
 @click.option(
@@ -168,6 +174,7 @@ def command(
     as_json: bool,
     config_file: Path | None,
     settings: tuple[str, ...],
+    baseline: str | None,
     **given: Any,
 ) -> None:
     """Tune prompts over clients, privately by default, and evaluate the result.
@@ -182,6 +189,9 @@ def command(
         if ledger is not None:
             raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
+    if baseline is not None:
+        named = [key for key, value in options.items() if value is not None]
+        options |= baseline_settings(baseline, given=[*named, *settings])
     config = load_config(file=config_file, settings=settings, options=options)
 
     # On shared cores, threads that spin while they wait stall each other for seconds.

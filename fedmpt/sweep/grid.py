@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedmpt.baselines import BASELINES
+from fedmpt.baselines import baseline_settings
 from fedmpt.config import Config, load_config, to_toml
 from fedmpt.errors import UsageError
 
@@ -252,9 +252,7 @@ def _grid_cell(grid: Grid, values: Sequence[Value], seed: int) -> Cell:
 
 
 def _baseline_cell(grid: Grid, name: str, seed: int) -> Cell:
-    if name not in BASELINES:
-        raise UsageError(f"baseline {name}: not known; one of {', '.join(BASELINES)}")
-    overrides = BASELINES[name] | {"seed": seed, _ENABLED: False}
+    overrides = baseline_settings(name, given=()) | {"seed": seed, _ENABLED: False}
     config = load_config(settings=grid.fixed, options=overrides)
     condition = Condition(
         label=name,

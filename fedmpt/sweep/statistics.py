@@ -26,9 +26,8 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        if self.half_width is None:
-            return f"{self.mean:.1f}"
-        return f"{self.mean:.1f} ± {self.half_width:.1f}"
+        mean = round(self.mean, 1) + 0.0  # no minus before a zero
+        return f"{mean:.1f}" if self.half_width is None else f"{mean:.1f} ± {self.half_width:.1f}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,14 +51,19 @@ def _price_lines(price: SweepPrice) -> list[str]:
         f"One run alone: epsilon {display_epsilon(price.single)} at most (unit: one {price.unit}; "
         f"delta {price.delta:g}). It holds for a run that was not chosen by looking at others.",
         f"Everything that left a client, {price.runs_on_holding} run(s) on one holding: epsilon "
-        f"{display_epsilon(price.composition)}. This is the price of the best cell as well: a grid trains a fixed "
-        "number of candidates, the server sees sums of every candidate's updates, and the table shows them all.",
+        f"{display_epsilon(price.composition)}, which a ledger kept over them would say.",
     ]
     if price.any_image is not None:
         lines.append(
             f"Seeds deal the data out anew ({price.holdings} holdings). Any one image, in whichever holding it was, "
             f"over all {price.runs} private run(s): epsilon {display_epsilon(price.any_image)} at most (RDP bound)."
         )
+    chosen = price.composition if price.any_image is None else price.any_image
+    lines.append(
+        f"The best cell costs epsilon {display_epsilon(chosen)} as well, not that of one run: a "
+        "grid trains a fixed number of candidates, the server sees sums of every candidate's updates, and the table "
+        "shows them all."
+    )
     if price.runs > 1:
         figures = ", ".join(
             f"{law} {display_epsilon(value)}" for law, value in price.selection.items()
