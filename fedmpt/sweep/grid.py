@@ -241,8 +241,7 @@ def _grid_cell(grid: Grid, values: Sequence[Value], seed: int) -> Cell:
         settings.append((axis.name, text))
     if not config.privacy.enabled:  # what privacy would have been decides nothing
         kept = {k: v for k, v in overrides.items() if not k.startswith("privacy.")}
-        fixed = [s for s in grid.fixed if not s.strip().startswith("privacy.")]
-        config = load_config(settings=fixed, options=kept | {_ENABLED: False})
+        config = load_config(settings=_open(grid.fixed), options=kept | {_ENABLED: False})
     condition = Condition(
         label=" ".join(f"{name}={text}" for name, text in settings if text != "-"),
         settings=tuple(settings),
@@ -253,7 +252,7 @@ def _grid_cell(grid: Grid, values: Sequence[Value], seed: int) -> Cell:
 
 def _baseline_cell(grid: Grid, name: str, seed: int) -> Cell:
     overrides = baseline_settings(name, given=()) | {"seed": seed, _ENABLED: False}
-    config = load_config(settings=grid.fixed, options=overrides)
+    config = load_config(settings=_open(grid.fixed), options=overrides)
     condition = Condition(
         label=name,
         settings=tuple((axis.name, "-") for axis in grid.axes),
@@ -261,6 +260,11 @@ def _baseline_cell(grid: Grid, name: str, seed: int) -> Cell:
         baseline=name,
     )
     return Cell(condition=condition, seed=seed, config=config, name=_name(condition, seed, config))
+
+
+def _open(settings: Iterable[str]) -> list[str]:
+    """Return the settings that decide something of a run without privacy."""
+    return [setting for setting in settings if not setting.strip().startswith("privacy.")]
 
 
 def _name(condition: Condition, seed: int, config: Config) -> str:
