@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import click
 
@@ -79,6 +80,11 @@ def command(
     cells = cells_of(grid)
     reference_label(grid, cells)  # before hours of work, not after
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a closed terminal stops the cells as Ctrl-C does
+        signal.signal(number, _interrupt)
     with SweepProgress() as progress:
         try:
             failures = run_cells(
@@ -97,6 +103,10 @@ def command(
         click.echo(table, nl=False)
     if failures:
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: object) -> Never:
+    raise KeyboardInterrupt
 
 
 def _grid(
