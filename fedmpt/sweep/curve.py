@@ -7,10 +7,12 @@ units of the view box.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
+
+from fedmpt.report.plot import ticks
 
 _PANEL: Final = 250.0
 _PLOT_HEIGHT: Final = 230.0
@@ -24,19 +26,19 @@ _CAP: Final = 4.0  # half of an error bar's cap
 _INSET: Final = 14.0  # of the first and last epsilon from the panel's edges
 MOST_SERIES: Final = 4  # that can be told apart
 
-_STYLE: Final = """
-svg { --page: #ffffff; --text: #1b1f24; --quiet: #565d66; --rule: #d5d9df;
-  --s0: #0072b2; --s1: #b84f00; --s2: #00795a; --s3: #9a4d7f; }
-@media (prefers-color-scheme: dark) { svg { --page: #14171b; --text: #e6e9ed; --quiet: #a5adb8; --rule: #3a424c;
-  --s0: #56b4e9; --s1: #f0a030; --s2: #35c79c; --s3: #dc92bf; } }
-text { font: 13px system-ui, sans-serif; fill: var(--text); } .head { font-weight: 600; }
-.page { fill: var(--page); } .grid { stroke: var(--rule); } .axis { stroke: var(--quiet); }
+_LIGHT: Final = {
+    **{"page": "#ffffff", "text": "#1b1f24", "quiet": "#565d66", "rule": "#d5d9df"},
+    **{"s0": "#0072b2", "s1": "#b84f00", "s2": "#00795a", "s3": "#9a4d7f"},
+}
+_DARK: Final = {
+    **{"page": "#14171b", "text": "#e6e9ed", "quiet": "#a5adb8", "rule": "#3a424c"},
+    **{"s0": "#56b4e9", "s1": "#f0a030", "s2": "#35c79c", "s3": "#dc92bf"},
+}
+_SHAPES: Final = """
+text { font: 13px system-ui, sans-serif; } .head { font-weight: 600; }
 .line, .bar { fill: none; stroke-width: 2; } .bar { stroke-width: 1.5; }
-.s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); stroke-dasharray: 7 3; }
-.s2 { stroke: var(--s2); stroke-dasharray: 2 3; } .s3 { stroke: var(--s3); stroke-dasharray: 9 3 2 3; }
-.bar, .mark { stroke-dasharray: none; } .mark { stroke: none; }
-.mark.s0 { fill: var(--s0); } .mark.s1 { fill: var(--s1); } .mark.s2 { fill: var(--s2); } .mark.s3 { fill: var(--s3); }
-.level { stroke: var(--text); stroke-width: 1.5; } .l0 { stroke-dasharray: 2 4; }
+.line.s1 { stroke-dasharray: 7 3; } .line.s2 { stroke-dasharray: 2 3; } .line.s3 { stroke-dasharray: 9 3 2 3; }
+.level { stroke-width: 1.5; } .l0 { stroke-dasharray: 2 4; }
 .l1 { stroke-dasharray: 9 4; } .l2 { stroke-dasharray: 9 3 2 3; } .l3 { stroke-dasharray: 14 4; }
 """
 
@@ -119,22 +121,31 @@ def privacy_utility_svg(panels: Sequence[Panel], *, title: str) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
             f'height="{height:g}" role="img" aria-labelledby="curve-title">',
             f'<title id="curve-title">{escape(title)}</title>',
-            f"<style>{_STYLE}</style>",
+            f"<style>{_style()}</style>",
             *body,
             "</svg>\n",
         ]
     )
 
 
-def round_values(low: float, high: float) -> list[float]:
-    """Return four to eight round values that span the range, which is widened if it has no length."""
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / 5
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(f * magnitude for f in (1, 2, 5, 10) if f * magnitude >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, last + 1)]
+def _style() -> str:
+    """Return the style sheet; plain colours, as not every program that draws SVG knows variables."""
+    dark = _colours(_DARK)
+    return f"{_SHAPES}{_colours(_LIGHT)}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+
+
+def _colours(palette: Mapping[str, str]) -> str:
+    rules = [
+        f"text {{ fill: {palette['text']}; }} .page {{ fill: {palette['page']}; }}",
+        f".grid {{ stroke: {palette['rule']}; }} .axis {{ stroke: {palette['quiet']}; }}",
+        f".level {{ stroke: {palette['text']}; }}",
+    ]
+    for name in ("s0", "s1", "s2", "s3"):
+        colour = palette[name]
+        rules.append(
+            f".line.{name}, .bar.{name} {{ stroke: {colour}; }} .mark.{name} {{ fill: {colour}; }}"
+        )
+    return "\n".join(rules) + "\n"
 
 
 def _panel(panel: Panel, left: float, epsilons: Sequence[float]) -> list[str]:
@@ -144,7 +155,7 @@ def _panel(panel: Panel, left: float, epsilons: Sequence[float]) -> list[str]:
         for point in series.points:
             half = point.half_width or 0.0
             heights += [point.mean - half, point.mean + half]
-    marks = round_values(min(heights), max(heights))
+    marks = ticks(min(heights), max(heights))
     y_scale = _PLOT_HEIGHT / (marks[-1] - marks[0])
     span = math.log(epsilons[-1] / epsilons[0]) or 1.0
 
