@@ -120,13 +120,13 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     adapter_rank: Annotated[int, msgspec.Meta(ge=0)] | None = (
         None  # Ds; None: 32, under DP a small one
     )
-    adapter_down: Literal["trained", "text"] | None = (
-        None  # None: trained; under DP fixed by class names
+    adapter_projections: Literal["trained", "text"] | None = (
+        None  # None: trained; under DP fixed by class names, around a tuned core
     )
     gate_rank: Positive | None = None  # width of the gate; None: as adapter_rank's rule
-    temperature: PositiveFloat = 4.0  # tau
+    temperature: PositiveFloat | None = None  # tau; None: the paper's, 4; under DP 3
     similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
-    transport_weight: PositiveFloat = 0.2  # lambda
+    transport_weight: PositiveFloat | None = None  # lambda; None: the paper's, 0.2; under DP 0.1
     transport_iterations: Positive = 10
     head: Literal["odds", "probability"] = "odds"  # see docs/method.md
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -304,7 +304,10 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     space: Literal["auto", "text", "sketch", "prompt"] = (
         "auto"  # where examples are clipped and noised; auto: see docs/privacy.md
     )
-    sketch_rank: Positive = 16  # of each factor of the sketch: what is noised of the prompts
+    sketch_rank: Positive = 8  # of each factor of the sketch: what is noised of the prompts
+    block_shares: dict[str, PositiveFloat] | None = (
+        None  # factors of the clip budget's shares; None: by rule
+    )
     block_weights: dict[str, PositiveFloat] = {}  # blocks named here; the others by rule
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 

@@ -2,12 +2,14 @@
 
 ``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
 privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
-parameters; ``partition.json`` who holds which images, and how many of what; ``protocol.json`` what the benchmark fixed
-before training; ``roster.json`` the public keys and ``transcripts/`` one public log of signatures a round, both for
-``python -m secagg.transcript``; ``state.safetensors`` what the next round starts from; ``local/`` what clients keep to
-themselves; ``summary.json`` the result; ``lock`` is held by the process that works on the run.
+parameters and ``card.json`` what they are; ``partition.json`` who holds which images, and how many of what;
+``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and ``transcripts/`` one
+public log of signatures a round, both for ``python -m secagg.transcript``; ``state.safetensors`` what the next round
+starts from; ``local/`` what clients keep to themselves; ``summary.json`` the result; ``lock`` is held by the process
+that works on the run.
 
-A resumed run has new keys: ``roster-0007.json`` holds those of rounds 7 and later, until the next such file.
+A resumed run has new keys: ``roster-0007.json`` (with CKKS, also ``transcripts/key-setup-0007.bin``) is of those of
+rounds 7 and later, until the next such file.
 """
 
 from __future__ import annotations
@@ -60,9 +62,9 @@ def write_whole(target: Path, data: bytes) -> None:
             raise
 
 
-def roster_file(first_round: int) -> str:
-    """Return the name of the roster whose keys hold from a round on."""
-    return "roster.json" if first_round == 1 else f"roster-{first_round:04d}.json"
+def of_stretch(name: str, first_round: int) -> str:
+    """Return the name of a file of the stretch of a run that began with a round: the first stretch has bare names."""
+    return name if first_round == 1 else f"{name}-{first_round:04d}"
 
 
 class RunStore:
@@ -132,11 +134,11 @@ class RunStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def write_transcript(self, round_number: int, log: bytes) -> None:
-        """Write the public log of a round's aggregation."""
+    def write_transcript(self, name: str, log: bytes) -> None:
+        """Write the public log of a round's aggregation, or of the set-up of its key."""
         with storing(self.folder / "transcripts"):
             (self.folder / "transcripts").mkdir(exist_ok=True)
-        self.write_bytes(f"transcripts/round-{round_number:04d}.bin", log)
+        self.write_bytes(f"transcripts/{name}.bin", log)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""

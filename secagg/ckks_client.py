@@ -10,6 +10,7 @@ the one survivor list that a majority has confirmed.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 
 from secagg.api import InputWanted, Reply
 from secagg.ckks_keys import SETUP_REQUESTS, HeldKey, KeySetup
@@ -17,6 +18,7 @@ from secagg.ckks_scheme import CiphertextSum
 from secagg.digests import (
     confirm_statement,
     decryption_digest,
+    decryptor_rank,
     sum_statement,
     upload_digest,
     upload_statement,
@@ -54,6 +56,7 @@ from secagg.participant import SignedRequest
 from secagg.threshold import threshold
 from secagg.views import Survivors
 
+DECRYPTORS = 2  # they must agree
 _STAGES: dict[Kind, Stage] = {Kind.SURVIVORS: Stage.CONFIRM, Kind.DECRYPT: Stage.REVEAL}
 
 
@@ -237,6 +240,11 @@ def quorum(params: KeyedParams) -> int:
 def survivors_of(params: KeyedParams, rows: list[SurvivorRow]) -> Survivors:
     """U and its digest R, which rests on P."""
     return Survivors.of(params.digest, [(row.client, row.upload) for row in rows])
+
+
+def decryptors_in_order(survivors: Survivors, present: Iterable[int]) -> list[int]:
+    """Those of the survivors who are present, in the order in which they are asked to decrypt."""
+    return sorted(present, key=lambda client: decryptor_rank(survivors.digest, client))
 
 
 def _added_up(params: KeyedParams, rows: list[SurvivorRow], ciphertexts: bytes) -> list[bytes]:

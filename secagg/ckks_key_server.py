@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from secagg.api import Requests
 from secagg.attendance import Register
-from secagg.ckks_keys import KeyMembers
+from secagg.ckks_keys import KeyMembers, bundle_statement
+from secagg.ckks_log import KeySetupLog
 from secagg.ckks_presets import SharedKey
 from secagg.ckks_terms import KeyTerms
-from secagg.digests import (
-    box_statement,
-    key_ack_statement,
-    key_statement,
-)
+from secagg.digests import box_statement, key_ack_statement
 from secagg.errors import (
     TooFewClients,
     TooFewReplies,
@@ -24,6 +22,7 @@ from secagg.errors import (
 from secagg.keys import SignatureCache, SigningKey
 from secagg.messages import (
     BoxRow,
+    ConfirmRow,
     KeyAck,
     KeyAdvert,
     KeyBundle,
@@ -54,12 +53,14 @@ class KeyEpoch:
         holders: members that acknowledged the key, ascending.
         bytes_up: {id: bytes received from it}.
         bytes_down: {id: bytes sent to it}.
+        log: what was signed, for `secagg.transcript`; public, without key material.
     """
 
     key: SharedKey
     holders: tuple[int, ...]
     bytes_up: dict[int, int]
     bytes_down: dict[int, int]
+    log: bytes = field(repr=False)
 
 
 class KeySetupServer:
@@ -90,6 +91,7 @@ class KeySetupServer:
         self._adverts: dict[int, BoxRow] = {}
         self._members: KeyMembers | None = None
         self._bundle: KeyBundle | None = None
+        self._acks: dict[int, ConfirmRow] = {}
 
     @property
     def stage(self) -> Stage:
@@ -140,16 +142,16 @@ class KeySetupServer:
         self._adverts[client] = BoxRow(client, advert.box_key, advert.signature)
 
     def _take_bundle(self, client: int, bundle: KeyBundle) -> None:
-        statement = key_statement(bundle.fingerprint, bundle.ephemeral, bundle.sealed, bundle.boxes)
+        statement = bundle_statement(_known(self._members), bundle)
         self._book.check_signature(client, bundle.signature, statement)
         self._bundle = bundle
 
     def _take_ack(self, client: int, ack: KeyAck) -> None:
-        self._book.check_signature(
-            client, ack.signature, key_ack_statement(self._fingerprint, client)
-        )
+        statement = key_ack_statement(_known(self._members).digest, self._fingerprint, client)
+        self._book.check_signature(client, ack.signature, statement)
         if ack.fingerprint != self._fingerprint:
             raise ViewMismatch(f"client {client} acknowledges another key")
+        self._acks[client] = ConfirmRow(client, ack.signature)
 
     @property
     def _fingerprint(self) -> bytes:
@@ -179,6 +181,22 @@ class KeySetupServer:
             holders=answered,
             bytes_up=self._book.bytes_up,
             bytes_down=self._book.bytes_down,
+            log=self._log().to_bytes(),
+        )
+
+    def _log(self) -> KeySetupLog:
+        """What was signed in this set-up, without anything that was sealed."""
+        bundle = _known(self._bundle)
+        return KeySetupLog(
+            terms=self._book.params,
+            requests=tuple(self._book.signed.values()),
+            adverts=to_table(_known(self._members).rows),
+            fingerprint=bundle.fingerprint,
+            ephemeral=bundle.ephemeral,
+            sealed=hashlib.sha256(bundle.sealed).digest(),
+            boxes=hashlib.sha256(bundle.boxes).digest(),
+            signature=bundle.signature,
+            acknowledgements=to_table(row for _, row in sorted(self._acks.items())),
         )
 
 

@@ -102,6 +102,13 @@ class KeyMembers:
         return self.rows[0].client
 
 
+def bundle_statement(members: KeyMembers, bundle: KeyBundle) -> bytes:
+    """What the leader signed of its bundle."""
+    return key_statement(
+        members.digest, bundle.fingerprint, bundle.ephemeral, bundle.sealed, bundle.boxes
+    )
+
+
 class KeySetup:
     """A client's side of one set-up, from the terms to the key.
 
@@ -187,7 +194,7 @@ class KeySetup:
             )
             for row in members.rows
         )
-        statement = key_statement(fingerprint, ephemeral.public, sealed, boxes)
+        statement = key_statement(members.digest, fingerprint, ephemeral.public, sealed, boxes)
         signature = self._participant.identity.key.sign(statement)
         self._made = True
         return self._reply(KeyBundle(fingerprint, ephemeral.public, sealed, boxes, signature))
@@ -203,13 +210,13 @@ class KeySetup:
             error.refusal = self._participant.refusal(self._terms.digest, Stage.CONFIRM, error)
             raise
         fingerprint = held.name.fingerprint
-        statement = key_ack_statement(fingerprint, self._id)
+        statement = key_ack_statement(members.digest, fingerprint, self._id)
         signature = self._participant.identity.key.sign(statement)
         return self._reply(KeyAck(fingerprint, signature)), held
 
     def _open_key(self, members: KeyMembers, bundle: KeyBundle) -> HeldKey:
         leader = members.leader
-        statement = key_statement(bundle.fingerprint, bundle.ephemeral, bundle.sealed, bundle.boxes)
+        statement = bundle_statement(members, bundle)
         self._participant.check_signature(leader, bundle.signature, statement)
         if len(bundle.boxes) != BOX_BYTES * len(members.rows):
             raise Malformed(f"{len(bundle.boxes)} bytes of boxes for {len(members.rows)} members")

@@ -7,11 +7,14 @@ must agree; a decryptor that is lost is replaced by the next one.
 
 from __future__ import annotations
 
+import hashlib
+
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import Requests
-from secagg.ckks_client import quorum, survivors_of
+from secagg.ckks_client import DECRYPTORS, decryptors_in_order, quorum, survivors_of
+from secagg.ckks_log import KeyedLog
 from secagg.ckks_scheme import CiphertextSum
-from secagg.digests import confirm_statement, decryption_digest, digest, sum_statement, u32
+from secagg.digests import confirm_statement, decryption_digest, sum_statement
 from secagg.direct import DirectServer
 from secagg.errors import (
     AnswersDiffer,
@@ -24,6 +27,7 @@ from secagg.errors import (
 )
 from secagg.keys import SignatureCache, SigningKey
 from secagg.messages import (
+    AnswerRow,
     Confirm,
     ConfirmRow,
     Decrypt,
@@ -38,8 +42,6 @@ from secagg.params import KeyedParams, RoundParams, Stage
 from secagg.roster import Roster
 from secagg.turn import alone
 from secagg.views import Survivors, known
-
-DECRYPTORS = 2
 
 
 class CKKSServer(DirectServer):
@@ -64,7 +66,7 @@ class CKKSServer(DirectServer):
         self._candidates: list[int] = []
         self._request = Decrypt(b"", b"", b"", b"")
         self._asked = b""
-        self._answers: dict[int, bytes] = {}
+        self._answers: dict[int, Sum] = {}
 
     def _take(self, client_id: int, message: bytes) -> None:
         match self.stage:
@@ -135,9 +137,7 @@ class CKKSServer(DirectServer):
 
     def _ask_first(self, present: tuple[int, ...]) -> Requests:
         survivors = known(self._survivors)
-        self._candidates = sorted(
-            present, key=lambda client: digest("decryptor", survivors.digest, u32(client))
-        )
+        self._candidates = decryptors_in_order(survivors, present)
         if self._keyed.verify_sum:
             ciphertexts = b"".join(self._bodies[client] for client in survivors.ids)
         else:
@@ -170,7 +170,7 @@ class CKKSServer(DirectServer):
         self.params.plan.check_body(reply.body)
         statement = sum_statement(self._asked, client, reply.body)
         self._book.check_signature(client, reply.signature, statement)
-        self._answers[client] = reply.body
+        self._answers[client] = reply
         self._book.accept(client, message)
 
     def _finish(self) -> Requests | Aggregate:
@@ -186,7 +186,7 @@ class CKKSServer(DirectServer):
         if missing > 0 and self._candidates:
             return self._ask(missing)
         self._book.require(len(self._answers), DECRYPTORS, "decrypted sums", TooFewReplies)
-        body, *others = self._answers.values()
+        body, *others = (answer.body for answer in self._answers.values())
         if any(other != body for other in others):
             clients = ", ".join(map(str, sorted(self._answers)))
             raise AnswersDiffer(f"REVEAL: clients {clients} decrypted the same sum differently")
@@ -197,5 +197,21 @@ class CKKSServer(DirectServer):
             params=self.params.digest,
             survivors=survivors.digest,
             threshold=quorum(self._keyed) if self._keyed.verify_sum else 0,
+            log=self._log(survivors, body).to_bytes(),
         )
         return self._book.aggregate(lanes, survivors.ids, transcript)
+
+    def _log(self, survivors: Survivors, body: bytes) -> KeyedLog:
+        """What was signed in this round, without any ciphertext or sum."""
+        return KeyedLog(
+            params=self._keyed,
+            requests=tuple(self._book.signed.values()),
+            uploads=to_table(self._uploads[client] for client in survivors.ids),
+            confirmations=to_table(row for _, row in sorted(self._confirmations.items())),
+            ciphertexts=hashlib.sha256(self._request.ciphertexts).digest(),
+            sums=hashlib.sha256(body).digest(),
+            answers=to_table(
+                AnswerRow(client, answer.signature)
+                for client, answer in sorted(self._answers.items())
+            ),
+        )

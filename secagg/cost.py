@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from secagg.aead import OVERHEAD_BYTES
 from secagg.bitmap import bitmap_bytes
-from secagg.ckks_client import quorum
+from secagg.ckks_client import DECRYPTORS, quorum
 from secagg.ckks_presets import preset_of
-from secagg.ckks_server import DECRYPTORS
 from secagg.ckks_terms import KeyTerms
 from secagg.digests import DIGEST_BYTES
 from secagg.direct import opening

@@ -102,7 +102,17 @@ def survivors_digest(view: bytes, uploads: Iterable[tuple[int, bytes]]) -> bytes
 
 def decryption_digest(survivors: bytes, ciphertexts: bytes) -> bytes:
     """What the decryptors of CKKS are asked to decrypt, for which survivor list."""
-    return digest("decrypt", survivors, hashlib.sha256(ciphertexts).digest())
+    return asked_digest(survivors, hashlib.sha256(ciphertexts).digest())
+
+
+def asked_digest(survivors: bytes, ciphertexts: bytes) -> bytes:
+    """`decryption_digest`, from the SHA-256 of the ciphertexts."""
+    return digest("decrypt", survivors, ciphertexts)
+
+
+def decryptor_rank(survivors: bytes, client: int) -> bytes:
+    """Survivors are asked to decrypt in ascending order of this, which nobody chooses."""
+    return digest("decryptor", survivors, u32(client))
 
 
 def key_terms_digest(canonical: bytes) -> bytes:
@@ -187,7 +197,12 @@ def refuse_statement(params: bytes, client: int, stage: int, code: int) -> bytes
 
 def sum_statement(request: bytes, client: int, body: bytes) -> bytes:
     """Signed by a decryptor: what I was asked to decrypt is these integers."""
-    return digest("sign/sum", request, u32(client), hashlib.sha256(body).digest())
+    return decrypted_statement(request, client, hashlib.sha256(body).digest())
+
+
+def decrypted_statement(request: bytes, client: int, body: bytes) -> bytes:
+    """`sum_statement`, from the SHA-256 of the packed integers."""
+    return digest("sign/sum", request, u32(client), body)
 
 
 def box_statement(terms: bytes, client: int, box_key: bytes) -> bytes:
@@ -195,11 +210,21 @@ def box_statement(terms: bytes, client: int, box_key: bytes) -> bytes:
     return digest("sign/box", terms, u32(client), box_key)
 
 
-def key_statement(fingerprint: bytes, ephemeral: bytes, sealed: bytes, boxes: bytes) -> bytes:
-    """Signed by the leader: I made the key of this fingerprint and sealed it in these boxes."""
-    return digest("sign/key", fingerprint, ephemeral, hashlib.sha256(sealed).digest(), boxes)
+def key_statement(
+    members: bytes, fingerprint: bytes, ephemeral: bytes, sealed: bytes, boxes: bytes
+) -> bytes:
+    """Signed by the leader: I made the key of this fingerprint and sealed it to these members."""
+    hashes = (hashlib.sha256(part).digest() for part in (sealed, boxes))
+    return key_made_statement(members, fingerprint, ephemeral, *hashes)
 
 
-def key_ack_statement(fingerprint: bytes, client: int) -> bytes:
-    """Signed by a client: I hold the key of this fingerprint, and it works."""
-    return digest("sign/key-ack", fingerprint, u32(client))
+def key_made_statement(
+    members: bytes, fingerprint: bytes, ephemeral: bytes, sealed: bytes, boxes: bytes
+) -> bytes:
+    """`key_statement`, from the SHA-256 of the sealed key and of the boxes."""
+    return digest("sign/key", members, fingerprint, ephemeral, sealed, boxes)
+
+
+def key_ack_statement(members: bytes, fingerprint: bytes, client: int) -> bytes:
+    """Signed by a client: dealt to these members, I hold the key of this fingerprint."""
+    return digest("sign/key-ack", members, fingerprint, u32(client))

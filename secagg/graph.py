@@ -72,8 +72,8 @@ class Ring:
 
     @property
     def share_threshold(self) -> int:
-        """Shares that open a secret: one more than colluders on both sides of a client can hold."""
-        return 2 * self.window - 1
+        """Shares that open a secret."""
+        return share_threshold(self.window)
 
     def neighbours(self, client: int) -> tuple[int, ...]:
         """The clients joined to `client`, ascending by id."""
@@ -138,6 +138,11 @@ def least_window(clients: int, colluders: int, degree: int) -> int:
             break
         window = count
     return max(window, MIN_WINDOW)
+
+
+def share_threshold(window: int) -> int:
+    """Shares that open a secret on a ring: one more than colluders on both sides can hold."""
+    return 2 * window - 1
 
 
 @lru_cache(maxsize=64)

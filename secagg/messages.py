@@ -129,6 +129,13 @@ class OpenedRow(NamedTuple):
     kind: int
 
 
+class AnswerRow(NamedTuple):
+    """In a CKKS round's log: a decryptor's signature on the sum."""
+
+    client: int
+    signature: bytes
+
+
 class BoxRow(NamedTuple):
     """The key that a CKKS key may be sealed to a client under, signed by it."""
 
@@ -137,8 +144,12 @@ class BoxRow(NamedTuple):
     signature: bytes
 
 
-Row: TypeAlias = AdvertRow | SurvivorRow | ConfirmRow | ShareRow | BundleRow | OpenedRow | BoxRow
-R = TypeVar("R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow, BundleRow, OpenedRow, BoxRow)
+Row: TypeAlias = (
+    AdvertRow | SurvivorRow | ConfirmRow | ShareRow | BundleRow | OpenedRow | AnswerRow | BoxRow
+)
+R = TypeVar(
+    "R", AdvertRow, SurvivorRow, ConfirmRow, ShareRow, BundleRow, OpenedRow, AnswerRow, BoxRow
+)
 
 ROW_FORMATS: dict[type[Row], struct.Struct] = {
     AdvertRow: struct.Struct("<I32s32s64s"),
@@ -147,6 +158,7 @@ ROW_FORMATS: dict[type[Row], struct.Struct] = {
     ShareRow: struct.Struct("<IB32s"),
     BundleRow: struct.Struct("<I32s32s64s"),
     OpenedRow: struct.Struct("<IB"),
+    AnswerRow: struct.Struct("<I64s"),
     BoxRow: struct.Struct("<I32s64s"),
 }
 

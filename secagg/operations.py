@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 from secagg.cost import RoundBytes, predict_bytes
 from secagg.errors import UnsupportedSuite
+from secagg.graph import COMPLETE_GRAPH, least_window, share_threshold
 from secagg.layout import FixedSegment
 from secagg.params import Mode, RoundParams, Stage
 from secagg.rates import Rates
@@ -98,8 +99,9 @@ def cost(
 ) -> Cost:
     """Bytes, operations and, given rates, seconds of a round.
 
-    Numbers are exact on a complete graph. On a sparse one the clients that are lost are taken to be
-    spread evenly over it.
+    Numbers are exact on a complete graph. On a ring the clients that are lost are taken to be spread
+    evenly over it, and no two secrets to be rebuilt by the same holders: exact if everybody deals
+    shares and at most one is lost later.
 
     Args:
         params: the round's parameters.
@@ -108,7 +110,8 @@ def cost(
         survivors: clients whose uploads arrive; all sharers by default.
         confirming: clients that confirm the survivors; all of them by default.
         revealing: clients that open shares; all that confirm by default.
-        degree: neighbours of a client; all others of the cohort by default.
+        degree: neighbours of a client, 0 for everybody; by default as the parameters say, of which
+            `bytes` are in any case.
         rates: from `secagg.rates.calibrate`.
 
     Raises:
@@ -127,9 +130,9 @@ def cost(
         client, server = _plain_client(params), _plain_server(params, alive)
     else:
         replies = dict(zip(Stage, (n, dealt, alive, confirmed, opened), strict=True))
-        k = n - 1 if degree is None else degree
-        client = _masking_client(params, n, dealt, alive, k)
-        server = _masking_server(params, replies, k)
+        graph = _Graph.of(params, n, params.graph_degree if degree is None else degree)
+        client = _masking_client(params, n, dealt, alive, graph)
+        server = _masking_server(params, replies, graph)
     client = replace(client, messages=len(sizes.stages), message_bytes=sizes.down())
     server = replace(
         server,
@@ -168,8 +171,28 @@ def _plain_server(params: RoundParams, alive: int) -> Operations:
     )
 
 
-def _masking_client(params: RoundParams, n: int, dealt: int, alive: int, k: int) -> Operations:
-    t = threshold(n, params.colluders)
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """Who shares with whom: each with `degree` others of a cohort, any `threshold` of which rebuild."""
+
+    degree: int
+    threshold: int
+    sparse: bool
+
+    @classmethod
+    def of(cls, params: RoundParams, n: int, degree: int) -> _Graph:
+        """The graph of a cohort of n, as `secagg.views.Cohort` makes it."""
+        if degree == COMPLETE_GRAPH or degree >= n - 1:
+            return cls(n - 1, threshold(n, params.colluders), sparse=False)
+        least = least_window(n, min(params.colluders, n), degree)
+        window = max(params.graph_window, least)
+        return cls(degree, share_threshold(window), sparse=True)
+
+
+def _masking_client(
+    params: RoundParams, n: int, dealt: int, alive: int, graph: _Graph
+) -> Operations:
+    t, k = threshold(n, params.colluders), graph.degree
     peers = _neighbours_in(dealt - 1, n, k)
     lanes, mask_bytes = _mask(params)
     plain = _plain_client(params)
@@ -182,20 +205,20 @@ def _masking_client(params: RoundParams, n: int, dealt: int, alive: int, k: int)
         derivations=2 * k + lanes * (1 + peers),
         seals=k,
         opens=peers,
-        field_products=2 * k * t,
+        field_products=2 * k * graph.threshold,
         rows=n + alive + t,
         stream_bytes=plain.stream_bytes + mask_bytes * (1 + peers),
     )
 
 
-def _masking_server(params: RoundParams, replies: Mapping[Stage, int], k: int) -> Operations:
+def _masking_server(params: RoundParams, replies: Mapping[Stage, int], graph: _Graph) -> Operations:
     n, dealt, alive, _, opened = (replies[stage] for stage in Stage)
-    t = threshold(n, params.colluders)
+    t, k = graph.threshold, graph.degree
     lost, silent = dealt - alive, alive - opened
     pairs = lost * _neighbours_in(alive, n, k)
     lanes, mask_bytes = _mask(params)
     rebuilt = lost + silent
-    weights = t * (2 * t - 1) if rebuilt else 0  # of one set of holders, which serves all secrets
+    sets = rebuilt if graph.sparse else min(1, rebuilt)  # of holders; one serves all if all hold
     return replace(
         _plain_server(params, alive),
         signatures=len(Stage),
@@ -203,7 +226,7 @@ def _masking_server(params: RoundParams, replies: Mapping[Stage, int], k: int) -
         key_pairs=2 * lost,
         agreements=2 * n + pairs,
         derivations=lanes * (alive + pairs),
-        field_products=weights + rebuilt * t,
+        field_products=sets * t * (2 * t - 1) + rebuilt * t,
         stream_bytes=mask_bytes * (alive + pairs),
         rows=opened * _neighbours_in(dealt - 1, n, k),
     )

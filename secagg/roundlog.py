@@ -4,13 +4,14 @@ A log exists for a round that gave a sum. It holds no digest that can be compute
 nothing in it can be believed without being checked; `secagg.transcript` does that. An attempt that
 aborted leaves none, since it has no sum whose origin could be shown; a gap of sequences tells of it.
 
-The file is a prefix (magic, version) and one strictly decoded MessagePack array.
+The file is a prefix (magic, version) and one strictly decoded MessagePack array. The magic tells the
+three kinds apart: rounds here, rounds and key set-ups of CKKS in `secagg.ckks_log`.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -37,6 +38,7 @@ from secagg.params import RoundParams, Stage
 MAGIC = b"FMTL"
 VERSION = 1
 _PREFIX = struct.Struct("<4sB")
+L = TypeVar("L", bound=msgspec.Struct)
 _FRAMING_BYTES = 16  # MessagePack length prefixes and integers of one entry, with room to spare
 
 _Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -78,7 +80,7 @@ class RoundLog(
 
     def to_bytes(self) -> bytes:
         """The one encoding of this log."""
-        return _PREFIX.pack(MAGIC, VERSION) + msgspec.msgpack.encode(self)
+        return framed(MAGIC, self)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, members: int) -> RoundLog:
@@ -94,27 +96,37 @@ class RoundLog(
             Malformed: not a log, or with parameters that contradict themselves.
             NonCanonical: decodable, but encoded otherwise than `to_bytes` does.
         """
-        limit = max_log_bytes(members)
-        if len(data) > limit:
-            raise Oversized(f"log of {len(data)} bytes: at most {limit} for {members} members")
-        if len(data) < _PREFIX.size or not data.startswith(MAGIC):
-            raise Malformed("not the log of a round")
-        _, version = _PREFIX.unpack_from(data)
-        if version != VERSION:
-            raise UnsupportedVersion(f"log version {version}: {VERSION} known")
-        try:
-            log = msgspec.msgpack.decode(memoryview(data)[_PREFIX.size :], type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"the log does not decode: {error}") from error
-        except ConfigurationError as error:
-            raise Malformed(f"the log holds refused parameters: {error}") from error
-        if log.to_bytes() != data:
-            raise NonCanonical("the log is not in canonical encoding")
-        return log
+        return unframed(MAGIC, cls, data, members=members)
+
+
+def framed(magic: bytes, log: msgspec.Struct) -> bytes:
+    """The one encoding of a log whose kind this magic names."""
+    return _PREFIX.pack(magic, VERSION) + msgspec.msgpack.encode(log)
+
+
+def unframed(magic: bytes, kind: type[L], data: bytes, *, members: int) -> L:
+    """Reads what `framed` wrote; arguments and errors as of `RoundLog.from_bytes`."""
+    limit = max_log_bytes(members)
+    if len(data) > limit:
+        raise Oversized(f"log of {len(data)} bytes: at most {limit} for {members} members")
+    if len(data) < _PREFIX.size or not data.startswith(magic):
+        raise Malformed(f"not a {kind.__name__}")
+    _, version = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise UnsupportedVersion(f"log version {version}: {VERSION} known")
+    try:
+        log = msgspec.msgpack.decode(memoryview(data)[_PREFIX.size :], type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the log does not decode: {error}") from error
+    except ConfigurationError as error:
+        raise Malformed(f"the log holds refused parameters: {error}") from error
+    if framed(magic, log) != data:
+        raise NonCanonical("the log is not in canonical encoding")
+    return log
 
 
 def max_log_bytes(members: int) -> int:
-    """No honest log of a round of so many members is longer."""
+    """No honest log of so many members is longer, of whatever kind: masking has the most tables."""
     rows = sum(ROW_FORMATS[kind].size for kind in (AdvertRow, BundleRow, SurvivorRow, ConfirmRow))
     opened = members * ROW_FORMATS[OpenedRow].size
     reveal = opened + DIGEST_BYTES + SIGNATURE_BYTES + _FRAMING_BYTES

@@ -6,7 +6,8 @@ Everything is computed again from the records: parameters P, cohort M, threshold
 survivors R; and every signature over them is verified against the roster. A log that passes proves
 what its members signed: that the clients in the sum are those that a quorum confirmed, that nobody
 had both secrets opened, that no group was cut off. It cannot prove that the server added the
-uploads up, that it published that sum, or that it shows the logs of all its rounds.
+uploads up, that it published that sum, or that it shows the logs of all its rounds. What logs of
+CKKS rounds and key set-ups prove is in `secagg.ckks_transcript`.
 """
 
 from __future__ import annotations
@@ -14,145 +15,111 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from secagg.digests import (
-    advert_statement,
-    confirm_statement,
-    dealt_statement,
-    opened_statement,
-    request_statement,
-    upload_statement,
-)
+from secagg.ckks_log import KEYED_MAGIC, SETUP_MAGIC
+from secagg.ckks_transcript import verify_key_setup, verify_keyed
+from secagg.digests import advert_statement, dealt_statement, opened_statement
 from secagg.errors import (
     BadAdvert,
+    Equivocation,
     Malformed,
     NonCanonical,
     SecAggError,
     TooFewClients,
     TooFewReplies,
-    TooFewSurvivors,
-    UnknownIdentity,
-    UnsupportedSuite,
     ViewMismatch,
     WrongRound,
 )
 from secagg.graph import COMPLETE_GRAPH, check_strength
-from secagg.keys import verify
-from secagg.messages import (
-    AdvertRow,
-    BundleRow,
-    ConfirmRow,
-    OpenedRow,
-    SurvivorRow,
-    from_table,
-)
-from secagg.params import PROTOCOL_VERSION, SUITE, Mode, RoundParams, Stage
+from secagg.logcheck import LogChecker, check_listed
+from secagg.messages import AdvertRow, BundleRow, OpenedRow, from_table
+from secagg.params import KeyedParams, Mode, Stage
 from secagg.roster import Roster
 from secagg.roundlog import RoundLog, max_log_bytes
+from secagg.verified import Verified, VerifiedKeySetup, VerifiedRound, VerifiedRun, listed
 from secagg.views import Cohort, Sharers, Survivors, share_kinds
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifiedRound:
-    """What the signatures of one round's log prove; all ids ascending.
-
-    Attributes:
-        params: the parameters that the coordinator signed.
-        cohort: clients that advertised keys; in plain mode those that uploaded.
-        sharers: clients that dealt shares; in plain mode those that uploaded.
-        uploads: {client whose upload the sum is over: the upload's digest, which it signed}.
-        confirmed: clients that signed this very list of survivors; none in plain mode.
-        revealed: clients that opened shares for it; none in plain mode.
-        threshold: t, confirmations and reveals needed; 0 in plain mode.
-    """
-
-    params: RoundParams
-    cohort: tuple[int, ...]
-    sharers: tuple[int, ...]
-    uploads: Mapping[int, bytes]
-    confirmed: tuple[int, ...] = ()
-    revealed: tuple[int, ...] = ()
-    threshold: int = 0
-
-    @property
-    def survivors(self) -> tuple[int, ...]:
-        """The clients that the sum is over."""
-        return tuple(self.uploads)
-
-    def describe(self) -> str:
-        """One line in plain words."""
-        head = f"sequence {self.params.sequence}, {self.params.mode.name.lower()}"
-        if self.params.mode is Mode.PLAIN:
-            return (
-                f"{head}: {len(self.survivors)} of {self.params.invited_count} invited clients are "
-                "in the sum; the server saw every update"
-            )
-        degree, window = self.params.graph_degree, self.params.graph_window
-        ring = f"; ring of degree {degree}, window {window} or more" if degree else ""
-        return (
-            f"{head}: of {self.params.invited_count} invited clients {len(self.cohort)} advertised "
-            f"keys, {len(self.sharers)} dealt shares, {len(self.survivors)} are in the sum; "
-            f"{len(self.confirmed)} confirmed this list and {len(self.revealed)} opened shares for "
-            f"it ({self.threshold} needed, {self.params.colluders} colluders tolerated){ring}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifiedRun:
-    """The verified rounds of one run.
-
-    Attributes:
-        rounds: in order of sequence.
-        missing: sequences between the first and the last without a log: attempts that aborted, or
-            rounds whose logs are withheld, which nobody can tell apart from here.
-    """
-
-    rounds: tuple[VerifiedRound, ...]
-    missing: tuple[int, ...]
-
-
 def verify_run(logs: Sequence[bytes], roster: Roster) -> VerifiedRun:
-    """Checks the logs of one run, in the order of its rounds.
+    """Checks the logs of one run, those of key set-ups among them, in the order of sequences.
 
     Raises:
-        SecAggError: as `verify_transcript` and `check_order`; a note says which log it was.
+        SecAggError: as `verify_log` and `check_order`; a note says which log it was.
     """
-    rounds: list[VerifiedRound] = []
+    verified: list[Verified] = []
     for number, log in enumerate(logs, start=1):
         try:
-            rounds.append(verify_transcript(log, roster))
+            verified.append(verify_log(log, roster))
         except SecAggError as error:
             error.add_note(f"in log {number} of {len(logs)}")
             raise
-    return check_order(rounds)
+    return check_order(verified)
 
 
-def check_order(rounds: Sequence[VerifiedRound]) -> VerifiedRun:
-    """Checks that rounds belong to one run and that their sequence increases strictly.
+def check_order(verified: Sequence[Verified]) -> VerifiedRun:
+    """Checks that logs belong to one run, that sequences increase strictly, and who has the key.
 
     Raises:
-        Malformed: there is no round.
-        WrongRound: another run's round, or a sequence that is not above the one before.
+        Malformed: there is no log.
+        Equivocation: the coordinator signed two different requests for one stage of one sequence;
+            in CKKS that may be a second decryption.
+        WrongRound: another run's log, or a sequence that is not above the one before.
+        ViewMismatch: a CKKS round under another key than the last set-up left, or with a client
+            that it was not dealt to.
     """
-    if not rounds:
+    if not verified:
         raise Malformed("no logs: a run has at least one")
-    for before, after in pairwise(rounds):
-        if after.params.run_id != before.params.run_id:
-            raise WrongRound(
-                f"the log of sequence {after.params.sequence} is of another run than the one before"
-            )
-        if after.params.sequence <= before.params.sequence:
-            raise WrongRound(
-                f"sequence {after.params.sequence} follows {before.params.sequence}: logs must be "
-                "in the order of their rounds, each once"
-            )
-    seen = [one.params.sequence for one in rounds]
+    for before, after in pairwise(verified):
+        _check_successor(before, after)
+    setup: VerifiedKeySetup | None = None
+    for one in verified:
+        if isinstance(one, VerifiedKeySetup):
+            setup = one
+        elif setup is not None and isinstance(one.params, KeyedParams):
+            if one.params.shared_key != setup.key:
+                raise ViewMismatch(
+                    f"sequence {one.sequence}: under another key than the set-up of sequence "
+                    f"{setup.sequence} left; if there was a later one, its log is missing"
+                )
+            check_listed(one.survivors, setup.members, "a survivor", "was not dealt the key")
+    seen = [one.sequence for one in verified]
     gaps = (range(before + 1, after) for before, after in pairwise(seen))
-    return VerifiedRun(rounds=tuple(rounds), missing=tuple(n for gap in gaps for n in gap))
+    return VerifiedRun(
+        rounds=tuple(one for one in verified if isinstance(one, VerifiedRound)),
+        setups=tuple(one for one in verified if isinstance(one, VerifiedKeySetup)),
+        missing=tuple(n for gap in gaps for n in gap),
+    )
+
+
+def _check_successor(before: Verified, after: Verified) -> None:
+    if after.run_id != before.run_id:
+        raise WrongRound(
+            f"the log of sequence {after.sequence} is of another run than the one before"
+        )
+    if after.sequence > before.sequence:
+        return
+    if after.sequence == before.sequence:
+        for one, other in zip(before.requests, after.requests, strict=False):
+            if one.digest != other.digest:
+                raise Equivocation(
+                    f"sequence {after.sequence}: the coordinator signed two different requests for "
+                    "one stage, so two sums may have been opened",
+                    (one.digest + one.signature, other.digest + other.signature),
+                )
+    raise WrongRound(
+        f"sequence {after.sequence} follows {before.sequence}: logs must be in the order of their "
+        "rounds, each once"
+    )
+
+
+def verify_log(log: bytes, roster: Roster) -> Verified:
+    """Checks one log, of a round or of a key set-up; errors as of `verify_transcript`."""
+    if log.startswith(SETUP_MAGIC):
+        return verify_key_setup(log, roster)
+    return verify_transcript(log, roster)
 
 
 def verify_transcript(log: bytes, roster: Roster) -> VerifiedRound:
@@ -160,7 +127,7 @@ def verify_transcript(log: bytes, roster: Roster) -> VerifiedRound:
 
     Raises:
         MessageError: not a log.
-        UnsupportedSuite: of a version, suite or mode that this code does not verify.
+        UnsupportedSuite: of a version or suite that this code does not verify.
         WrongRound: made under another roster.
         PolicyViolation: a ring that honest clients refuse.
         BadSignature: a signature does not fit what was recorded or computed.
@@ -169,92 +136,87 @@ def verify_transcript(log: bytes, roster: Roster) -> VerifiedRound:
         ViewMismatch: a list holds somebody who cannot be on it, or a share was opened that was
             not due.
     """
+    if log.startswith(KEYED_MAGIC):
+        return verify_keyed(log, roster)
     record = RoundLog.from_bytes(log, members=len(roster.members))
-    params = record.params
-    if params.version != PROTOCOL_VERSION or params.suite != SUITE:
-        raise UnsupportedSuite(f"version {params.version}, suite {params.suite:#06x}")
-    if params.mode not in _VERIFIERS:
-        raise UnsupportedSuite(f"logs of mode {params.mode.name} cannot be verified here")
-    if params.roster_digest != roster.digest:
-        raise WrongRound("the log was made under another roster: compare fingerprints")
-    return _VERIFIERS[params.mode](_Checker(record, roster))
+    check = _Checker(record, roster)
+    return check.plain() if record.params.mode is Mode.PLAIN else check.masking()
 
 
-class _Checker:
-    """The checks of one log, stage by stage."""
+class _Checker(LogChecker):
+    """The checks of one plain or masking log, stage by stage."""
 
     def __init__(self, record: RoundLog, roster: Roster) -> None:
-        self.record = record
-        self.params = record.params
-        self._roster = roster
-        self._invited = frozenset(record.params.invited_ids(roster))
+        super().__init__(record.params, record.requests, roster)
+        self._record = record
+        self._params = record.params
 
-    def signature(self, client: int, signature: bytes, statement: bytes) -> None:
-        if client not in self._invited:
-            raise UnknownIdentity(f"client {client} was not invited")
-        verify(self._roster.key_of(client), signature, statement, author=f"client {client}")
+    def plain(self) -> VerifiedRound:
+        record, params = self._record, self._params
+        if record.adverts or record.bundles or record.confirmations or record.reveals:
+            raise Malformed("a plain round has uploads only")
+        requests = self.requests((Stage.ADVERTISE, params.digest))
+        uploads = self.uploads(record.uploads, params.digest, self.invited, params.survivors_min)
+        ids = tuple(uploads)
+        return VerifiedRound(
+            params=params, requests=requests, cohort=ids, sharers=ids, uploads=uploads
+        )
 
-    def requests(self, *stage_digests: bytes) -> None:
-        """The coordinator signed each stage's digest."""
-        found = self.record.requests
-        if len(found) != len(stage_digests):
-            raise Malformed(f"{len(found)} requests: {len(stage_digests)} expected in this mode")
-        for stage, stage_digest, signature in zip(Stage, stage_digests, found, strict=False):
-            statement = request_statement(self.params.digest, stage, stage_digest)
-            author = f"the coordinator ({stage.name})"
-            verify(self._roster.coordinator, signature, statement, author=author)
+    def masking(self) -> VerifiedRound:
+        record, params = self._record, self._params
+        cohort = self._cohort()
+        sharers = self._sharers(cohort)
+        least = max(cohort.threshold, params.survivors_min)
+        uploads = self.uploads(record.uploads, sharers.digest, sharers.ids, least)
+        survivors = Survivors.of(sharers.digest, uploads.items())
+        cohort.check_windows(survivors.ids, "survivors")
+        final = survivors.digest
+        digests = (params.digest, cohort.digest, sharers.digest, final, final)
+        requests = self.requests(*zip(Stage, digests, strict=True))
+        confirmed = self.confirmed(record.confirmations, survivors, cohort.threshold)
+        return VerifiedRound(
+            params=params,
+            requests=requests,
+            cohort=cohort.ids,
+            sharers=sharers.ids,
+            uploads=uploads,
+            confirmed=confirmed,
+            revealed=self._revealed(cohort, sharers, survivors, confirmed),
+            threshold=cohort.threshold,
+        )
 
-    def cohort(self) -> Cohort:
-        degree, invited = self.params.graph_degree, self.params.invited_count
+    def _cohort(self) -> Cohort:
+        degree, invited = self._params.graph_degree, self._params.invited_count
         if degree != COMPLETE_GRAPH:
-            window = self.params.graph_window
-            check_strength(invited, self.params.colluders, degree=degree, window=window)
-        rows = from_table(AdvertRow, self.record.adverts)
+            window = self._params.graph_window
+            check_strength(invited, self._params.colluders, degree=degree, window=window)
+        rows = from_table(AdvertRow, self._record.adverts)
         keys = {key for row in rows for key in (row.mask_key, row.share_key)}
         if len(keys) != 2 * len(rows):
             raise BadAdvert("a key is advertised twice")
         for row in rows:
             statement = advert_statement(
-                self.params.digest, row.client, row.mask_key, row.share_key
+                self._params.digest, row.client, row.mask_key, row.share_key
             )
             self.signature(row.client, row.signature, statement)
-        cohort = Cohort.of(self.params, rows)
-        cohort.check_size(self.params.n_min)
+        cohort = Cohort.of(self._params, rows)
+        cohort.check_size(self._params.n_min)
         return cohort
 
-    def sharers(self, cohort: Cohort) -> Sharers:
-        rows = from_table(BundleRow, self.record.bundles)
+    def _sharers(self, cohort: Cohort) -> Sharers:
+        rows = from_table(BundleRow, self._record.bundles)
         for row in rows:
             statement = dealt_statement(cohort.digest, row.client, row.commitment, row.sealed)
             self.signature(row.client, row.signature, statement)
-        ids = self._members(rows, cohort.ids, "a sharer", "advertised no keys")
-        least = max(cohort.threshold, self.params.survivors_min)
+        ids = tuple(row.client for row in rows)
+        check_listed(ids, cohort.ids, "a sharer", "advertised no keys")
+        least = max(cohort.threshold, self._params.survivors_min)
         if len(ids) < least:
             raise TooFewClients(f"{len(ids)} sharers, {least} required")
         cohort.check_windows(ids, "sharers")
         return Sharers.of(cohort, ids)
 
-    def uploads(self, view: bytes, allowed: Sequence[int], least: int) -> dict[int, bytes]:
-        rows = from_table(SurvivorRow, self.record.uploads)
-        for row in rows:
-            statement = upload_statement(view, row.client, row.upload)
-            self.signature(row.client, row.signature, statement)
-        ids = self._members(rows, allowed, "a survivor", "dealt no shares")
-        if len(ids) < least:
-            raise TooFewSurvivors(f"{len(ids)} survivors, {least} required")
-        return {row.client: row.upload for row in rows}
-
-    def confirmed(self, cohort: Cohort, survivors: Survivors) -> tuple[int, ...]:
-        rows = from_table(ConfirmRow, self.record.confirmations)
-        statement = confirm_statement(survivors.digest)
-        for row in rows:
-            self.signature(row.client, row.signature, statement)
-        ids = self._members(rows, survivors.ids, "a client that confirmed", "is not a survivor")
-        if len(ids) < cohort.threshold:
-            raise TooFewReplies(f"{len(ids)} confirmations, {cohort.threshold} required")
-        return ids
-
-    def revealed(
+    def _revealed(
         self,
         cohort: Cohort,
         sharers: Sharers,
@@ -262,7 +224,7 @@ class _Checker:
         confirmed: Sequence[int],
     ) -> tuple[int, ...]:
         """Nobody opened a share that was not due, and what was opened suffices for the sum."""
-        entries = self.record.reveals
+        entries = self._record.reveals
         ids = tuple(entry.client for entry in entries)
         if any(a >= b for a, b in pairwise(ids)):
             raise NonCanonical("reveals must be unique and ascending")
@@ -289,59 +251,6 @@ class _Checker:
                 )
         return ids
 
-    @staticmethod
-    def _members(
-        rows: Sequence[BundleRow] | Sequence[SurvivorRow] | Sequence[ConfirmRow],
-        allowed: Sequence[int],
-        who: str,
-        why_not: str,
-    ) -> tuple[int, ...]:
-        ids = tuple(row.client for row in rows)
-        strangers = set(ids) - set(allowed)
-        if strangers:
-            raise ViewMismatch(f"client {min(strangers)}, listed as {who}, {why_not}")
-        return ids
-
-
-def _verify_plain(check: _Checker) -> VerifiedRound:
-    record, params = check.record, check.params
-    if record.adverts or record.bundles or record.confirmations or record.reveals:
-        raise Malformed("a plain round has uploads only")
-    check.requests(params.digest)
-    rows = from_table(SurvivorRow, record.uploads)
-    everybody = [row.client for row in rows]  # `signature` has refused those not invited
-    uploads = check.uploads(params.digest, everybody, params.survivors_min)
-    ids = tuple(uploads)
-    return VerifiedRound(params=params, cohort=ids, sharers=ids, uploads=uploads)
-
-
-def _verify_masking(check: _Checker) -> VerifiedRound:
-    params = check.params
-    cohort = check.cohort()
-    sharers = check.sharers(cohort)
-    least = max(cohort.threshold, params.survivors_min)
-    uploads = check.uploads(sharers.digest, sharers.ids, least)
-    survivors = Survivors.of(sharers.digest, uploads.items())
-    cohort.check_windows(survivors.ids, "survivors")
-    final = survivors.digest
-    check.requests(params.digest, cohort.digest, sharers.digest, final, final)
-    confirmed = check.confirmed(cohort, survivors)
-    return VerifiedRound(
-        params=params,
-        cohort=cohort.ids,
-        sharers=sharers.ids,
-        uploads=uploads,
-        confirmed=confirmed,
-        revealed=check.revealed(cohort, sharers, survivors, confirmed),
-        threshold=cohort.threshold,
-    )
-
-
-_VERIFIERS: dict[Mode, Callable[[_Checker], VerifiedRound]] = {
-    Mode.PLAIN: _verify_plain,
-    Mode.MASKING: _verify_masking,
-}
-
 
 # Command line -------------------------------------------------------------------------------
 
@@ -360,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         roster = Roster.from_json(options.roster.read_bytes())
     except (OSError, SecAggError) as error:
         parser.error(f"{options.roster}: {error}")
-    rounds: list[VerifiedRound] = []
+    verified: list[Verified] = []
     for path in options.logs:
         try:
             with path.open("rb") as file:
@@ -368,13 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.error(f"{path}: {error}")
         try:
-            rounds.append(verify_transcript(log, roster))
+            verified.append(verify_log(log, roster))
         except SecAggError as error:
             print(f"{path.name}: REFUSED: {type(error).__name__}: {error}", file=sys.stderr)
             return 1
-        print(f"{path.name}: {rounds[-1].describe()}")
+        print(f"{path.name}: {verified[-1].describe()}")
     try:
-        run = check_order(rounds)
+        run = check_order(verified)
     except SecAggError as error:
         print(f"REFUSED: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -383,16 +292,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _conclusion(run: VerifiedRun, roster: Roster) -> str:
-    first, last = run.rounds[0].params, run.rounds[-1].params
-    missing = ", ".join(map(str, run.missing)) or "none"
+    found: list[Verified] = [*run.setups, *run.rounds]
+    found.sort(key=lambda one: one.sequence)
+    setups = f" and {len(run.setups)} key set-up(s)" if run.setups else ""
+    missing = listed(run.missing) or "none"
     return (
-        f"Verified: {len(run.rounds)} round(s) of run {first.run_id.hex()}, sequences "
-        f"{first.sequence} to {last.sequence}, under the roster with fingerprint\n"
+        f"Verified: {len(run.rounds)} round(s){setups} of run {found[0].run_id.hex()}, sequences "
+        f"{found[0].sequence} to {found[-1].sequence}, under the roster with fingerprint\n"
         f"  {roster.fingerprint}\n"
         f"Sequences without a log (aborted, or withheld): {missing}\n"
         "Shown: every signature is genuine and every client listed uploaded for its round; in masked "
         "rounds a quorum confirmed one list, and no share was opened that was not due.\n"
-        "Not shown: that the server added the uploads up, or published that sum."
+        + _conclusion_for_ckks(run)
+        + "Not shown: that the server added the uploads up, or published that sum."
+    )
+
+
+def _conclusion_for_ckks(run: VerifiedRun) -> str:
+    keyed = [one.params for one in run.rounds if isinstance(one.params, KeyedParams)]
+    if not keyed:
+        return ""
+    word = (
+        ""
+        if all(params.verify_sum for params in keyed)
+        else " Without verified sums it is the server's word that what they decrypted was the sum."
+    )
+    holder = "" if run.setups else " No log of a key set-up: who holds the key is not shown."
+    return (
+        "In ckks rounds the coordinator asked for one decryption, for this list, and two of its "
+        f"clients signed the same integers.{word}{holder} Whoever holds the key can read every "
+        "upload.\n"
     )
 
 

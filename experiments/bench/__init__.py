@@ -11,5 +11,6 @@ BENCHMARKS = {
     "secagg_attacks": "the same attacks against our masking and against Flower's SecAgg+",
     "ckks": "CKKS sums beside NVFlare's parameters in TenSEAL, and a whole run beside the plain one",
     "methods": "a training step of every method at the shape of ViT-B/16",
+    "dp_step": "a private step of every space beside one without privacy: time and memory",
     "clients": "seconds a round and peak memory at 12 and 100 clients",
 }

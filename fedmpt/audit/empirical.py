@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from fedmpt.audit.records import RunRecords, read_run
 from fedmpt.audit.trained import CanaryMethod, Carried, Pool, TrainedStep, carried_parameters
@@ -24,6 +23,7 @@ from fedmpt.engine.ledgers import file_name
 from fedmpt.engine.prepare import Federation, Progress, prepare
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import UsageError
+from fedmpt.inference.card import MODEL_FILE, read_model
 from fedmpt.types import ClientId
 from privacy import (
     Arithmetic,
@@ -94,7 +94,7 @@ def audit_empirically(
     plan = charged_plan(records)
     config = load_config(file=folder / "config.toml", options={"device": "cpu"})
     federation = prepare(config, progress=progress)
-    subject = make_subject(federation, plan, model=folder / "model.safetensors")
+    subject = make_subject(federation, plan, model=folder)
     accountant = PLDAccountant()
     yield from mechanism_checks(subject, accountant)
     yield from attack_checks(subject, accountant)
@@ -132,8 +132,10 @@ def make_subject(federation: Federation, plan: DPPlan, *, model: Path | None) ->
             f"{method.name} reads pixels; the checks need a method that reads features"
         )
     parameters = dict(federation.initial)
-    if model is not None and model.exists():
-        parameters = {k: v.to(federation.backbone.device) for k, v in load_file(model).items()}
+    if model is not None and (model / MODEL_FILE).exists():
+        _, tensors = read_model(model)
+        device = federation.backbone.device
+        parameters |= {name: value.to(device) for name, value in tensors.parameters.items()}
     data = federation.client_data(ClientId(0))
     rows = np.arange(min(len(data), _BASE + _CANDIDATES))
     pool = crafted_pool(data.bank.patches(data.rows[rows]).astype(np.float16), data.labels[rows])

@@ -25,8 +25,12 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
         "what a resumed run starts from: the model, moments of released sums, lines of metrics.jsonl",
     ),
     "local": ("stays", "what clients keep to themselves: blocks of their own, their weights"),
-    "transcripts": ("public", "messages of the aggregation protocol as the server saw them"),
+    "transcripts": (
+        "dp",
+        "signatures of the aggregation protocol; digests in them are of masked or released values",
+    ),
     "model.safetensors": ("dp", "the tuned model: a function of the released sums"),
+    "card.json": ("dp", "what the tuned model is, its scores on test images and what it spent"),
     "metrics.jsonl": (
         "dp",
         "scores of released models on test images; its step times are of the simulation and stay",
@@ -37,6 +41,10 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     ),
     "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
     "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
+    "report.html": (
+        "stays",
+        "figures of the other files, times, and test images unless written with --no-images",
+    ),
 }
 
 

@@ -16,13 +16,25 @@ from fedmpt.errors import FedMPTError
 
 _COMMANDS: Final = {  # name -> module whose attribute `command` it is
     "train": "fedmpt.cli.train",
+    "evaluate": "fedmpt.cli.evaluate",
+    "predict": "fedmpt.cli.predict",
+    "export": "fedmpt.cli.export",
+    "doctor": "fedmpt.cli.doctor",
+    "sweep": "fedmpt.cli.sweep",
     "audit": "fedmpt.cli.audit",
+    "report": "fedmpt.cli.report",
     "data": "fedmpt.cli.data",
     "config": "fedmpt.cli.config",
 }
 _HELP: Final = {
     "train": "Tune prompts over clients, privately by default, and evaluate the result.",
+    "evaluate": "Score a tuned model on a labelled data set, beside the frozen CLIP.",
+    "predict": "Recognise classes in your own images, also classes nobody tuned.",
+    "export": "Write the tuned model of a run as a bundle to carry elsewhere.",
+    "doctor": "Say what works on this machine and what does not, with the remedy.",
+    "sweep": "Run a grid of settings over seeds; compare, draw and price the results.",
     "audit": "Verify a finished run: ledgers, epsilons, everything that left a client.",
+    "report": "Write a finished run as one HTML file that opens offline.",
     "data": "Look at a data set, and at the clients it would be spread over.",
     "config": "Print every configuration key with its default, as TOML.",
 }

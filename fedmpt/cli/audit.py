@@ -10,14 +10,16 @@ import click
 
 FINDINGS = 1  # exit code
 
-
-@click.command("audit")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
+ledger_option = click.option(
     "--ledger",
     type=click.Path(path_type=Path),
     help="Folder of the privacy ledgers, if they were moved.",
 )
+
+
+@click.command("audit")
+@click.argument("run", type=click.Path(path_type=Path))
+@ledger_option
 @click.option(
     "--empirical",
     is_flag=True,

@@ -122,6 +122,7 @@ class Console:
         self._out.print(
             f"{summary['seconds']:.0f} s in all; run folder: {summary['folder']}", soft_wrap=True
         )
+        self._out.print(f"to look at it: fedmpt report {summary['folder']}", soft_wrap=True)
 
 
 def _preview_rows(preview: Preview) -> list[tuple[str, str]]:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from fedmpt.baselines import BASELINES, baseline_settings
 from fedmpt.config import METHOD_NAMES, load_config
 
-_OPTIONS: dict[str, str] = {  # option -> configuration key
+OPTIONS: dict[str, str] = {  # option -> configuration key
     "seed": "seed",
     "device": "device",
     "method": "method.name",
@@ -48,6 +49,11 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
 
 @click.command("train")
 @click.option("--method", help=f"One of {', '.join(METHOD_NAMES)}.  [default: fedmpt]")
+@click.option(
+    "--baseline",
+    type=click.Choice(list(BASELINES)),
+    help="Train what FedMPT is compared with: nothing at all, or one holder of all data.",
+)
 @click.option("--data", help="Data set.  [default: scenes, made on the spot]")
 @click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")
 @click.option(
@@ -116,7 +122,7 @@ _OPTIONS: dict[str, str] = {  # option -> configuration key
     help="Where prompt gradients are clipped and noised.  [default: auto]",
 )
 @click.option(
-    "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 16]"
+    "--dp-sketch-rank", type=int, help="Directions of a prompt that `sketch` keeps.  [default: 8]"
 )
 @click.option(
     "--dp-lifetime",
@@ -177,6 +183,7 @@ def command(
     as_json: bool,
     config_file: Path | None,
     settings: tuple[str, ...],
+    baseline: str | None,
     **given: Any,
 ) -> None:
     """Tune prompts over clients, privately by default, and evaluate the result.
@@ -186,13 +193,16 @@ def command(
     """
     if stopped is not None:
         _require_alone(click.get_current_context())
-    options = {_OPTIONS[name]: value for name, value in given.items()}
+    options = {OPTIONS[name]: value for name, value in given.items()}
     if no_dp:
         if given["dp_epsilon"] is not None:
             raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
         if ledger is not None:
             raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
+    if baseline is not None:
+        named = [key for key, value in options.items() if value is not None]
+        options |= baseline_settings(baseline, given=[*named, *settings])
     config = load_config(file=config_file, settings=settings, options=options)
 
     # On shared cores, threads that spin while they wait stall each other for seconds.

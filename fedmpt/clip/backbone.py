@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,8 @@ from torch import Tensor
 from fedmpt.clip._torchvision import ensure_torchvision
 from fedmpt.clip.text import TextTower, normalise
 from fedmpt.clip.vision import ImageTower
-from fedmpt.errors import WeightsError
+from fedmpt.clip.weights import find_architecture, find_folder, load_model
+from fedmpt.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,8 @@ class Backbone:
         logit_scale: CLIP's own multiplier of cosines, about 100.
         text: the text tower, for prompts.
         patches: number ``M`` of patch tokens of an image.
+        grid: patches down and across.
+        preprocessing: size, mean, standard deviation, interpolation and resize mode, as open_clip names them.
         width: width ``D`` of the joint space.
     """
 
@@ -67,26 +69,41 @@ class Backbone:
                 f"{name}: the image tower {type(visual).__name__} is not a vision transformer with patch tokens; "
                 "choose a ViT backbone"
             )
-        grid = visual.grid_size
-        self.patches = int(grid[0] * grid[1])
+        self.grid = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+        self.patches = self.grid[0] * self.grid[1]
+        self.preprocessing: dict[str, Any] = dict(getattr(visual, "preprocess_cfg", {}))
         self.width = int(visual.output_dim)
 
-    @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Encode images with the frozen image tower.
-
-        Patch tokens pass the final LayerNorm and CLIP's projection, which was trained on normalised tokens.
 
         Args:
             images: B RGB images of any size.
 
         Returns:
+            What `encode_pixels` does.
+        """
+        return self.encode_pixels(torch.stack([self.preprocess(image) for image in images]))
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return an RGB image of any size as the tower takes it: float32 ``[3, height, width]``, on the CPU."""
+        return self._transform(image)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode preprocessed images with the frozen image tower.
+
+        Patch tokens pass the final LayerNorm and CLIP's projection, which was trained on normalised tokens.
+
+        Args:
+            pixels: float32 ``[B, 3, height, width]``.
+
+        Returns:
             Patch features float32 ``[B, M, D]`` and global (class token) features float32 ``[B, D]``, all of unit
             length.
         """
-        batch = torch.stack([self._transform(image) for image in images]).to(self.device)
         output = self._model.visual.forward_intermediates(
-            batch, indices=1, normalize_intermediates=True, output_fmt="NLC"
+            pixels.to(self.device), indices=1, normalize_intermediates=True, output_fmt="NLC"
         )
         tokens = output["image_intermediates"][
             -1
@@ -106,7 +123,7 @@ class Backbone:
 
     def patch_pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the pixels of the images' patches after preprocessing: float32 ``[B, M, Q]``, on the CPU."""
-        return self.image_tower.patchify(torch.stack([self._transform(image) for image in images]))
+        return self.image_tower.patchify(torch.stack([self.preprocess(image) for image in images]))
 
     @torch.no_grad()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
@@ -122,7 +139,8 @@ def load_backbone(
 
     Args:
         name: ``tiny``, an architecture of open_clip such as ``ViT-B-16``, or ``local-dir:FOLDER``.
-        pretrained: for an architecture: a tag of open_clip (``openai``) or the path of a weights file.
+        pretrained: for an architecture: a tag of open_clip (``openai``), a weights file, or ``TAG=FILE`` for a file of
+            that tag which was fetched by hand.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -131,63 +149,35 @@ def load_backbone(
     """
     ensure_torchvision()
     import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     if name == "tiny":
-        source, label = f"local-dir:{TINY}", "tiny"
+        source = find_folder(TINY, label=name)
     elif name.startswith("local-dir:"):
-        source, label = name, name
-        folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise WeightsError(
-                f"--backbone {name}: no open_clip_config.json in that folder; give a folder in open_clip's format"
-            )
+        source = find_folder(Path(name.removeprefix("local-dir:")), label=name)
     else:
-        if name not in open_clip.list_models():
-            raise WeightsError(
-                f"--backbone {name}: unknown; use tiny, local-dir:FOLDER or an architecture of "
-                "open_clip such as ViT-B-16"
-            )
-        if pretrained is None:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "a weights file"
-            raise WeightsError(
-                f"--backbone {name} without --pretrained would have random weights; give one of: {tags}"
-            )
-        if (
-            pretrained not in open_clip.list_pretrained_tags_by_model(name)
-            and not Path(pretrained).is_file()
-        ):
-            raise WeightsError(
-                f"--pretrained {pretrained}: neither a tag that open_clip knows for {name} nor a file"
-            )
-        source, label = name, f"{name}/{Path(pretrained).name}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # open_clip warns of architecture details that weights files decide
-            model, _, transform = open_clip.create_model_and_transforms(
-                source, pretrained=pretrained
-            )
-            tokenizer = open_clip.get_tokenizer(source)
-    except (
-        Exception
-    ) as error:  # open_clip, safetensors, torch and the hub each raise their own kinds
-        raise WeightsError(
-            f"the weights of backbone {label} could not be loaded ({type(error).__name__}: {_first_line(error)}); "
-            "the file may be truncated or of another architecture, or a download was not possible: fetch it again, "
-            "or give a local file with --pretrained FILE"
-        ) from error
+        source = find_architecture(name, pretrained)
+    model: Any = load_model(source)
     return Backbone(
-        name=label,
+        name=source.label,
         model=model,
-        transform=transform,
-        tokenizer=tokenizer,
+        transform=image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False),
+        tokenizer=open_clip.get_tokenizer(source.tokenizer),
         device=torch.device(device),
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:160]
+def resolve_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto|cpu|cuda``.
+
+    Raises:
+        UsageError: ``cuda`` where there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device; use --device cpu")
+    return name
 
 
 def _fingerprint(model: torch.nn.Module, transform: Callable[[Image.Image], Tensor]) -> str:

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
 from fedmpt.engine.checkpoint import STATE_FILE, Checkpoint
 from fedmpt.engine.listener import Listener, RoundRecord
+from fedmpt.engine.model_card import run_card
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.rounds import Rounds
 from fedmpt.engine.sites import Site
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.engine.summary import make_summary
 from fedmpt.errors import RunError, StorageError
+from fedmpt.inference.card import CARD_FILE, MODEL_FILE, TunedTensors, card_text, to_file
 from fedmpt.learner import predict
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics, evaluate, mean_metrics
@@ -110,7 +111,7 @@ class Loop:
         self._records.append(record)
 
     def finish(self, accounts: list[dict[str, object]], *, name: str | None) -> dict[str, Any]:
-        """Write the tuned parameters, if there are any, and the summary, and return the summary.
+        """Write the tuned model with its card, and the summary, and return the summary.
 
         Args:
             accounts: every client's privacy account.
@@ -127,10 +128,14 @@ class Loop:
             folder=self._store.folder,
             seconds=self._seconds(),
         )
-        tensors = self._federation.spec.unflatten(self.state.vector)
-        if tensors:
-            metadata = {"method": self._federation.method.name}
-            self._store.write_bytes("model.safetensors", save(tensors, metadata=metadata))
+        federation = self._federation
+        tensors = TunedTensors(
+            parameters=federation.spec.unflatten(self.state.vector),
+            constants=federation.method.constants(),
+        )
+        data = to_file(tensors, method=federation.method.name)
+        self._store.write_bytes(MODEL_FILE, data)
+        self._store.write_text(CARD_FILE, card_text(run_card(federation, summary, tensors, data)))
         self._store.write_json(SUMMARY_FILE, summary)
         return summary
 
@@ -141,8 +146,7 @@ class Loop:
         before = dict(self._phase)
         sketch = self._sketch()
         aggregate, attempts = self._aggregate(plan, sketch)
-        if aggregate.transcript.log:  # CKKS rounds have none
-            self._store.write_transcript(plan.round, aggregate.transcript.log)
+        self._store.write_transcript(f"round-{plan.round:04d}", aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         for client in plan.cohort:
             self._sites[client].keep(plan.round)

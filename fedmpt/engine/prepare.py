@@ -12,11 +12,10 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.clip.backbone import Backbone, load_backbone, resolve_device
 from fedmpt.config import Config, to_toml
 from fedmpt.data.class_names import NUS_CONCEPTS
 from fedmpt.data.dataset import Dataset, LabelMatrix, Split
@@ -137,7 +136,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     """
     check_method(config.method.name)
     device = resolve_device(config.device)
-    dataset = _load_data(config, progress)
+    dataset = load_data(config, progress)
     backbone = load_backbone(
         config.backbone.name, pretrained=config.backbone.pretrained, device=device
     )
@@ -155,8 +154,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     if initial:  # nothing to tune, no rounds
         _require_cohort(config, clients)
     schedule = _schedule(config, clients)
-    train_bank = _bank(backbone, dataset.train, "training features", progress)
-    test_bank = _bank(backbone, dataset.test, "test features", progress)
+    train_bank = feature_bank(backbone, dataset.train, "training features", progress)
+    test_bank = feature_bank(backbone, dataset.test, "test features", progress)
     parts = _partition(config, dataset, train_bank)
     masked = mask_labels(
         dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
@@ -171,10 +170,10 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         zero_shot=ZeroShot(backbone, dataset.scored),
         train_bank=train_bank,
         test_bank=test_bank,
-        train_inputs=_pixels(backbone, dataset.train, "training pixels", progress)
+        train_inputs=pixel_bank(backbone, dataset.train, "training pixels", progress)
         if method.pixel_shape
         else train_bank,
-        test_inputs=_pixels(backbone, dataset.test, "test pixels", progress)
+        test_inputs=pixel_bank(backbone, dataset.test, "test pixels", progress)
         if method.pixel_shape
         else test_bank,
         partition=parts,
@@ -196,7 +195,7 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
     Raises:
         UsageError: something the user gave cannot be used.
     """
-    dataset = _load_data(config, progress)
+    dataset = load_data(config, progress)
     bank = None
     if config.clients.partition == "cluster":
         backbone = load_backbone(
@@ -204,7 +203,7 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
             pretrained=config.backbone.pretrained,
             device=resolve_device(config.device),
         )
-        bank = _bank(backbone, dataset.train, "training features", progress)
+        bank = feature_bank(backbone, dataset.train, "training features", progress)
     return dataset, _partition(config, dataset, bank)
 
 
@@ -222,20 +221,12 @@ def _check_shareable(method: Method) -> None:
         )
 
 
-def resolve_device(name: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto|cpu|cuda``.
+def load_data(config: Config, progress: Progress) -> Dataset:
+    """Return the data set of a configuration.
 
     Raises:
-        UsageError: ``cuda`` where there is none.
+        UsageError: it is unknown or cannot be read.
     """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device; use --device cpu")
-    return name
-
-
-def _load_data(config: Config, progress: Progress) -> Dataset:
     return load_dataset(
         config.data,
         seed=config.seed,
@@ -264,7 +255,9 @@ def _partition(config: Config, dataset: Dataset, bank: FeatureBank | None) -> Pa
     )
 
 
-def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+def feature_bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+    """Return the features of a split, from the cache where they were computed before."""
+
     def encode(images: Sequence[Image.Image]) -> Encoded:
         patches, whole = backbone.encode_images(images)
         return patches.cpu().numpy(), whole.cpu().numpy()
@@ -272,7 +265,7 @@ def _bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> F
     return _filled(backbone, split, encode, kind="features", label=label, progress=progress)
 
 
-def _pixels(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
+def pixel_bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
     """Return a bank of preprocessed pixels, in place of features, for methods that change the image tower."""
 
     def encode(images: Sequence[Image.Image]) -> Encoded:

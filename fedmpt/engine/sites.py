@@ -6,6 +6,7 @@ itself (data, ledger, secret coins, keys, updates) stays in its object; the serv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,13 @@ from fedmpt.engine.share_terms import (
 )
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import RunError, UpdateError, UsageError
-from fedmpt.learner import query_privately, train, train_privately
+from fedmpt.learner import (
+    make_space,
+    query_privately,
+    released_shapes,
+    train,
+    train_privately,
+)
 from fedmpt.methods.base import Parameters
 from fedmpt.protect import LedgeredSession
 from fedmpt.seeds import generator
@@ -50,7 +57,7 @@ from privacy import (
     PoissonSampler,
     PrivacyUnit,
     default_delta,
-    equal_share_weights,
+    least_noise_weights,
     make_plan,
     public_size,
 )
@@ -123,12 +130,18 @@ def dp_plans(
 
 
 def _block_weights(federation: Federation) -> dict[str, float]:
-    """Return the public weight of every block in the joint norm: by configuration, else by equal shares."""
+    """Return the public weight of every block in the joint norm: by configuration, else by least noise."""
     config = federation.config.privacy
     method, initial = federation.method, federation.initial
     sketch = round_sketch(federation.config, method, initial, round_number=0)
     norms = typical_norms(method, initial, space=DPSpace(config.space), sketch=sketch)
-    weights = equal_share_weights(norms, max_grad_norm=config.clip or 1.0)
+    space = make_space(DPSpace(config.space), method, sketch=sketch)
+    shapes = released_shapes(method, space, initial)
+    sizes = {name: math.prod(shapes[name]) for name in norms}
+    weights = least_noise_weights(norms, sizes, max_grad_norm=config.clip or 1.0)
+    for name, factor in (config.block_shares or {}).items():
+        if name in weights:  # which blocks there are depends on the space
+            weights[name] *= math.sqrt(factor)
     unknown = set(config.block_weights) - set(weights)
     if unknown:
         raise UsageError(

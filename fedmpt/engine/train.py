@@ -40,7 +40,7 @@ from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
-from fedmpt.runstore import LEDGER_FOLDER, RunStore, roster_file
+from fedmpt.runstore import LEDGER_FOLDER, RunStore, of_stretch
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT
 from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
 
@@ -204,7 +204,10 @@ def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, An
             site.take_up(done)
         if plans and not (store.folder / INDEX_FILE).exists():
             store.write_json(INDEX_FILE, ledgers.index([book for book, _ in opened]))
-        store.write_bytes(roster_file(done + 1), aggregation.roster.to_json())
+        roster_name = of_stretch("roster", done + 1) + ".json"
+        store.write_bytes(roster_name, aggregation.roster.to_json())
+        if aggregation.key_epoch is not None:
+            store.write_transcript(of_stretch("key-setup", done + 1), aggregation.key_epoch.log)
         planned = [budget.planned.epsilon for _, budget in opened]
         listener.preview(make_preview(federation, aggregation, plans, planned, sums=rounds.sums))
         loop.execute(aggregation, rounds, sites)

@@ -77,6 +77,18 @@ class Method(Protocol):
         del parameters
         return text.new_zeros(())
 
+    def constants(self) -> Parameters:
+        """Return tensors made of backbone and classes that no training changes and parameters were tuned beside.
+
+        They belong to a tuned model: computed again elsewhere, another linear algebra may give others.
+        """
+        return {}
+
+    def with_constants(self, constants: Parameters) -> Method:
+        """Return the same method beside what `constants` gave when it was tuned."""
+        del constants
+        return self
+
     def for_classes(self, classes: tuple[str, ...]) -> Method:
         """Return the same method with the same parameters for other classes, for example unseen ones."""
         ...

@@ -24,6 +24,7 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
+from fedmpt.methods.adapter_basis import AdapterBasis, adapter_basis
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import PROBABILITY_FLOOR, asymmetric_loss
 from fedmpt.methods.prompts import fresh_tokens, frozen_features, start_tokens
@@ -40,6 +41,8 @@ CONDITIONS: Final[dict[str, tuple[str, ...]]] = {
     "mlrsnet": ("size", "color", "shape", "texture"),
 }
 DEFAULT_CONDITIONS: Final = CONDITIONS["voc2007"]
+TEMPERATURE: Final = 4.0  # tau and lambda of the paper
+TRANSPORT_WEIGHT: Final = 0.2
 SMALLEST_SQUARE: Final = 1e-6  # an adapted patch is never taken to be shorter than 0.001
 
 
@@ -48,7 +51,8 @@ class FedMPT(Method):
 
     Tunable parameters: ``condition_tokens`` ``[N, bc, W]``, ``class_tokens`` ``[bk, W]``, ``adapter_down``
     ``[N, D, R]``, ``adapter_up`` ``[N, R, D]``, ``gate_down`` ``[D, G]``, ``gate_up`` ``[G, N]``. Up-projections start
-    at zero: at the start adapters are the identity and the gate is uniform.
+    at zero: at the start adapters are the identity and the gate is uniform. With ``adapter_projections = "text"``,
+    ``adapter_core`` ``[N, R, O]`` between fixed projections takes the place of the adapters' two tensors.
     """
 
     name = "fedmpt"
@@ -60,7 +64,7 @@ class FedMPT(Method):
         settings: FedMPTConfig,
         conditions: tuple[str, ...] = DEFAULT_CONDITIONS,
         *,
-        fixed_down: Tensor | None = None,
+        basis: AdapterBasis | None = None,
     ) -> None:
         """Fix what no training changes.
 
@@ -69,8 +73,8 @@ class FedMPT(Method):
             classes: scored classes, at least two: with one class the class softmax is constant.
             settings: resolved settings (ranks given).
             conditions: condition phrases, one or more; ignored when ``use_conditions`` is off.
-            fixed_down: for ``adapter_down = "text"``, the down-projection ``[D, R]`` that was tuned with; None
-                computes it from ``classes``.
+            basis: for ``adapter_projections = "text"``, the projections that were tuned with; None computes them
+                from ``classes``.
 
         Raises:
             UsageError: fewer than two classes, no condition, or unresolved ranks.
@@ -90,12 +94,15 @@ class FedMPT(Method):
         self.settings = settings
         self._backbone = backbone
         self._adapters = settings.use_adapters and settings.adapter_rank > 0
-        self._fixed_down: Tensor | None = None
-        if self._adapters and settings.adapter_down == "text":
-            directions = text_directions(backbone, classes, settings.adapter_rank)
-            self._fixed_down = directions if fixed_down is None else fixed_down
+        self._basis: AdapterBasis | None = None
+        if self._adapters and settings.adapter_projections == "text":
+            features = frozen_features(backbone, classes)
+            self._basis = basis or adapter_basis(features, settings.adapter_rank)
         self._gate = settings.use_gate and len(self.conditions) > 1
-        self._scale = (settings.similarity_scale or backbone.logit_scale) / settings.temperature
+        self._scale = (settings.similarity_scale or backbone.logit_scale) / (
+            settings.temperature or TEMPERATURE
+        )
+        self._transport_weight = settings.transport_weight or TRANSPORT_WEIGHT
         self._prior = math.log(2 / max(1, len(classes) - 2))  # log-odds of 2 / C
         self._suffixes = backbone.text.suffixes(classes)
         self._words = [backbone.text.words(word) for word in self.conditions]
@@ -124,9 +131,11 @@ class FedMPT(Method):
         if self._adapters:
             rank = settings.adapter_rank or 0
             spread = 1 / math.sqrt(width)
-            if self._fixed_down is None:
+            if self._basis is None:
                 values["adapter_down"] = spread * torch.randn(count, width, rank, generator=random)
-            values["adapter_up"] = torch.zeros(count, rank, width)
+                values["adapter_up"] = torch.zeros(count, rank, width)
+            else:
+                values["adapter_core"] = self._basis.start(count, random)
         if self._gate:
             rank = settings.gate_rank or 0
             spread = 1 / math.sqrt(width)
@@ -163,6 +172,13 @@ class FedMPT(Method):
 
     def conditional_scores(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return each condition's prediction ``psi``: ``[B, N, C]`` in [0, 1]."""
+        return self.evidence(parameters, text, patches).sum(dim=-2)
+
+    def evidence(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
+        """Return what each patch adds to each condition's prediction: ``[B, N, M, C]``, at least 0.
+
+        Its sum over patches is ``psi``; laid out on the grid of patches it is a map of where a class was seen.
+        """
         logits = self._scaled_cosines(parameters, text, patches)  # [B, N, M, C]
         probabilities = logits.softmax(dim=-1)  # over classes: see docs/method.md on Eq. 7
         with torch.no_grad():
@@ -171,13 +187,14 @@ class FedMPT(Method):
                 plan = transport_plan(
                     1 - probabilities,
                     marginal,
-                    regularisation=self.settings.transport_weight,
+                    regularisation=self._transport_weight,
                     iterations=self.settings.transport_iterations,
                 )
                 weights = plan * len(self.classes)  # column c sums to 1: the plan given class c
             else:
                 weights = marginal.unsqueeze(-1)
-        return (weights * probabilities).sum(dim=-2)
+        evidence: Tensor = weights * probabilities
+        return evidence
 
     def gate_weights(self, parameters: Parameters, patches: Tensor) -> Tensor:
         """Return the weights of conditions (Eq. 11), rows summing to 1: ``[B, N]``."""
@@ -197,11 +214,23 @@ class FedMPT(Method):
             shift=self.settings.shift,
         )
 
+    def constants(self) -> Parameters:
+        """Return the fixed projections ``adapter_down`` ``[D, R]`` and ``adapter_out`` ``[O, D]``, if there are any."""
+        if self._basis is None:
+            return {}
+        return {"adapter_down": self._basis.down, "adapter_out": self._basis.out}
+
+    def with_constants(self, constants: Parameters) -> FedMPT:
+        """Return the same method with the fixed projections that it was tuned with."""
+        if not constants:
+            return self
+        down, out = constants["adapter_down"], constants["adapter_out"]
+        basis = AdapterBasis(down=down, out=out, text_count=down.shape[1])
+        return FedMPT(self._backbone, self.classes, self.settings, self.conditions, basis=basis)
+
     def for_classes(self, classes: tuple[str, ...]) -> FedMPT:
         """Return the method for other classes; softmax and transport run over exactly those."""
-        return FedMPT(
-            self._backbone, classes, self.settings, self.conditions, fixed_down=self._fixed_down
-        )
+        return FedMPT(self._backbone, classes, self.settings, self.conditions, basis=self._basis)
 
     def _scaled_cosines(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return ``kappa cos / tau`` between adapted patches and prompts: ``[B, N, M, C]``.
@@ -213,12 +242,11 @@ class FedMPT(Method):
         products = self._by_condition(patches @ text.T)  # [B, N, M, C]
         if not self._adapters:
             return self._scale * products
-        up = parameters["adapter_up"]  # [N, R, D]
-        down = (  # [N, D, R]
-            parameters["adapter_down"]
-            if self._fixed_down is None
-            else self._fixed_down.expand(count, -1, -1)
-        )
+        if self._basis is None:
+            down, up = parameters["adapter_down"], parameters["adapter_up"]  # [N, D, R], [N, R, D]
+        else:
+            down = self._basis.down.expand(count, -1, -1)
+            up = parameters["adapter_core"] @ self._basis.out
         features = text.reshape(count, -1, width)  # [N, C, D]
         bent = self._by_condition(patches @ down.transpose(0, 1).flatten(1))  # a: [B, N, M, R]
         along = self._by_condition(patches @ up.flatten(0, 1).T)  # W_up f: [B, N, M, R]
@@ -233,21 +261,3 @@ class FedMPT(Method):
         """Split ``[B, M, N * k]`` by condition: ``[B, N, M, k]``."""
         parts = flat.reshape(*flat.shape[:-1], len(self.conditions), -1)  # [B, M, N, k]
         return parts.transpose(1, 2)
-
-
-def text_directions(backbone: Backbone, classes: tuple[str, ...], rank: int) -> Tensor:
-    """Return the leading directions in which the frozen text features of ``classes`` differ.
-
-    A down-projection made of them costs no privacy (class names are public) and needs no training, which halves the
-    values that noise is added to and keeps updates linear, so that their mean is the update of the mean.
-
-    Returns:
-        float32 ``[D, rank]`` with orthonormal columns.
-
-    Source: the idea of a fixed down-projection is FFA-LoRA's, arXiv 2403.12313; theirs is random.
-    """
-    features = frozen_features(backbone, classes)  # [C, D]
-    centred = (features - features.mean(dim=0)).double()
-    _, _, directions = torch.linalg.svd(centred, full_matrices=True)  # rows by falling spread
-    leading: Tensor = directions[:rank].T.float().contiguous()
-    return leading

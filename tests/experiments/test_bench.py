@@ -20,7 +20,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_benchmark_and_each_has_a_module() -> None:
     done = bench("--help")
     assert done.returncode == 0
-    assert {"prefix", "masking", "clients", "secagg_vs_flower"} <= set(BENCHMARKS)
+    assert {"prefix", "masking", "clients", "dp_step", "secagg_vs_flower"} <= set(BENCHMARKS)
     for name, text in BENCHMARKS.items():
         assert f"  {name} " in done.stdout
         assert text in done.stdout

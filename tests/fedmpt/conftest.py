@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import save_file
 
+from fedmpt.cli import cli
 from fedmpt.clip._torchvision import ensure_torchvision
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import load_config
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
+from fedmpt.errors import FedMPTError
 
 
 def random_backbone(*, seed: int = 0, text_width: int = 32, quick_gelu: bool = False) -> Backbone:
@@ -156,3 +161,57 @@ def small_run(shared_checkpoint: Path, shared_cache: Path) -> SmallRun:
             return train(config, folder=folder, ledger=ledger, listener=Silence())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def private_run(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small private run, that no test changes."""
+    folder = tmp_path_factory.mktemp("runs") / "private"
+    small_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_run(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run without privacy, that no test changes."""
+    folder = tmp_path_factory.mktemp("runs") / "open"
+    small_run(folder, privacy__enabled=False)
+    return folder
+
+
+def write_images(folder: Path, count: int) -> list[Path]:
+    """Write images of random noise, of different sizes and formats, and return their paths in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(count):
+        random = np.random.default_rng(number)
+        pixels = random.integers(0, 256, (40 + number, 52, 3), dtype=np.uint8)
+        path = folder / f"{number:02d}.{'png' if number % 2 else 'jpg'}"
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Five image files in a folder of their own."""
+    return write_images(tmp_path / "photos", 5)
+
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def fedmpt(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> Invoke:
+    """Run the command line in this process: ``fedmpt("predict", run, folder)``; errors are as its exit code."""
+    monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        if isinstance(result.exception, FedMPTError):
+            result.exit_code = result.exception.exit_code
+        elif result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke

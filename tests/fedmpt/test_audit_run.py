@@ -114,6 +114,7 @@ def test_drop_outs_and_repeated_attempts_are_no_findings(
         {"privacy__noise": "shares", "privacy__unit": "client"},
         {"privacy__arithmetic": "integer"},
         {"secagg__mode": "none"},
+        {"secagg__mode": "ckks"},
         {"method__name": "zero-shot"},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
@@ -315,6 +316,37 @@ PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
 def test_what_is_planted_is_found(folder: Path, plant: Callable[[Path], None], kind: Kind) -> None:
     plant(folder)
     assert kind in kinds(folder)
+
+
+@pytest.fixture(scope="session")
+def ckks_run(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited") / "run"
+    small_run(folder, secagg__mode="ckks", secagg__ckks_verify=True, train__rounds=1)
+    return folder
+
+
+def _no_log_of_the_key(log: Path) -> None:
+    log.unlink()
+
+
+def _an_edited_log_of_the_key(log: Path) -> None:
+    log.write_bytes(log.read_bytes()[:-1])
+
+
+def _a_round_in_place_of_the_key(log: Path) -> None:
+    log.write_bytes((log.parent / "round-0001.bin").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "plant", [_no_log_of_the_key, _an_edited_log_of_the_key, _a_round_in_place_of_the_key]
+)
+def test_who_holds_the_key_of_ckks_rounds_must_be_on_record(
+    ckks_run: Path, tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    folder = Path(shutil.copytree(ckks_run, tmp_path / "run"))
+    assert audit_run(folder).findings == ()
+    plant(folder / "transcripts" / "key-setup.bin")
+    assert kinds(folder) == {Kind.TRANSCRIPT}
 
 
 def test_every_kind_of_finding_has_a_plant() -> None:

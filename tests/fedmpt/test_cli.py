@@ -38,7 +38,13 @@ def _fedmpt(*arguments: str, cache: Path | None = None) -> subprocess.CompletedP
     [
         ["--help"],
         ["train", "--help"],
+        ["sweep", "--help"],
         ["audit", "--help"],
+        ["report", "--help"],
+        ["evaluate", "--help"],
+        ["predict", "--help"],
+        ["export", "--help"],
+        ["doctor", "--help"],
         ["data", "--help"],
         ["data", "check", "--help"],
         ["config"],
@@ -93,6 +99,8 @@ def test_json_prints_one_object_on_standard_output(
         (["--set", "train.speed=1"], ["speed", "fedmpt config"]),
         (["--secagg", "magic"], ["magic", "masking"]),
         (["--resume", "/nowhere"], ["--resume", "--out"]),
+        (["--baseline", "centralised", "--clients", "5"], ["clients.count", "leave that out"]),
+        (["--baseline", "zero-shot", "--set", "method.name=coop"], ["method.name", "leave that"]),
     ],
 )
 def test_bad_input_exits_with_2_and_names_value_and_remedy(
@@ -171,3 +179,70 @@ def test_a_spent_budget_exits_with_3_and_a_target_beyond_accounting_with_2() -> 
     assert _leaf_package_code(spent) == 3
     assert _leaf_package_code(CalibrationError("epsilon too large")) == 2
     assert _leaf_package_code(ValueError("a bug")) is None
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_its_cells_and_writes_results_and_again_runs_nothing(
+    tmp_path: Path, shared_checkpoint: Path, shared_cache: Path
+) -> None:
+    out = tmp_path / "sweep"
+    small = {
+        "data.scenes.train_size": 240,
+        "data.scenes.test_size": 60,
+        "data.scenes.resolution": 32,
+        "clients.count": 4,
+        "train.rounds": 2,
+        "backbone.name": f"local-dir:{shared_checkpoint}",
+    }
+    fixed = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    grid = ("--grid", "dp.epsilon=8,inf", "--baseline", "centralised", "--jobs", "2", "--json")
+    first = _fedmpt("sweep", *grid, "--out", str(out), *fixed, cache=shared_cache)
+    assert first.returncode == 0, first.stderr
+    found = json.loads(first.stdout)
+    assert found == json.loads((out / "results.json").read_text())
+    (price,) = found["privacy"]["prices"]
+    assert price["single"] == price["composition"] == pytest.approx(8.0, abs=0.01)
+    assert found["privacy"]["open_runs"] == 2
+    assert "3 cells, 0 finished before" in first.stderr
+    assert "trained WITHOUT differential privacy" in first.stderr
+    summaries = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/summary.json")}
+    assert len(summaries) == 3
+    again = _fedmpt("sweep", *grid, "--out", str(out), *fixed, cache=shared_cache)
+    assert again.stdout == first.stdout
+    assert "3 cells, 3 finished before" in again.stderr
+    assert summaries == {path: path.stat().st_mtime_ns for path in summaries}
+
+
+def test_a_sweep_with_a_failing_cell_exits_with_1_and_names_its_log(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    done = _fedmpt(
+        *("sweep", "--grid", "rounds=1,2", "--set", "data.name=table", "--out", str(out)),
+        cache=tmp_path / "cache",
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("FAILED with exit code 2") == 2
+    assert "--data-root" in next(out.glob("logs/*.log")).read_text()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grid", "dp.epsilon=0"], ["dp.epsilon=0", "> 0"]),
+        ([], ["nothing to sweep over", "--grid"]),
+        (["--grid", "rounds=1", "--seeds", "0"], ["--seeds", "0"]),
+        (["--grid", "rounds=1", "--jobs", "0"], ["--jobs 0"]),
+        (["--grid", "rounds=1", "--reference", "rounds=2"], ["rounds=2", "rounds=1"]),
+        (["--grid", "rounds=1", "--set", "nothing"], ["--set nothing", "key=value"]),
+        (["/nowhere.toml"], ["/nowhere.toml"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_exits_with_2_and_writes_nothing(
+    tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    out = tmp_path / "sweep"
+    done = _fedmpt("sweep", "--out", str(out), *arguments)
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -195,3 +195,19 @@ def test_settings_that_cannot_train_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         FedMPT(backbone, classes, SETTINGS, conditions)
+
+
+def test_evidence_of_patches_sums_to_each_conditions_prediction_and_move_with_the_patch(
+    backbone: Backbone,
+) -> None:
+    method = _method(backbone)
+    parameters, patches = _perturbed(method), _patches(2, backbone)
+    text = method.encode_text(parameters)
+    parts = method.evidence(parameters, text, patches)
+    assert parts.shape == (2, 4, 16, len(CLASSES))
+    assert (parts >= 0).all()
+    expected = method.conditional_scores(parameters, text, patches)
+    assert torch.allclose(parts.sum(dim=2), expected, atol=1e-6)
+    turned = method.evidence(parameters, text, patches.roll(3, dims=1))
+    assert torch.allclose(turned, parts.roll(3, dims=2), atol=1e-5)
+    assert not torch.allclose(turned, parts, atol=1e-3)

@@ -16,7 +16,7 @@ from fedmpt.data.features import FeatureBank
 from fedmpt.engine.probes import typical_norms
 from fedmpt.errors import RunError
 from fedmpt.learner import ClientData, LocalSettings, per_example_gradients, train_privately
-from fedmpt.methods.fedmpt import FedMPT, text_directions
+from fedmpt.methods.fedmpt import FedMPT
 from fedmpt.types import GlobalState, ParameterSpec, Update
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
@@ -200,15 +200,3 @@ def test_probes_are_public_they_repeat_and_cover_every_block(
     assert set(norms) == (set(parameters) - prompts) | (
         {TEXT_BLOCK} if space is DPSpace.TEXT else prompts
     )
-
-
-def test_fixed_adapter_directions_are_orthonormal_and_stay_with_other_classes(
-    backbone: Backbone,
-) -> None:
-    directions = text_directions(backbone, CLASSES, 3)
-    assert torch.allclose(directions.T @ directions, torch.eye(3), atol=1e-5)
-    settings = msgspec.structs.replace(SETTINGS, adapter_down="text")
-    method = FedMPT(backbone, CLASSES, settings)
-    assert "adapter_down" not in method.initial_parameters(0)
-    other = method.for_classes(("cat", "tree"))
-    assert other._fixed_down is method._fixed_down

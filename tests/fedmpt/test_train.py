@@ -118,13 +118,14 @@ def test_a_private_run_leaves_a_complete_folder_and_a_summary_with_the_promised_
     assert load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("mode", ["masking", "none"])
+@pytest.mark.parametrize("mode", ["masking", "none", "ckks"])
 def test_anybody_can_verify_the_public_logs_in_the_run_folder(
     run: Runner, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, folder = run(secagg__mode=mode, privacy__enabled=False)
     logs = sorted(map(str, (folder / "transcripts").glob("*.bin")))
-    assert [Path(log).name for log in logs] == ["round-0001.bin", "round-0002.bin"]
+    setups = ["key-setup.bin"] if mode == "ckks" else []
+    assert [Path(log).name for log in logs] == [*setups, "round-0001.bin", "round-0002.bin"]
     assert transcript.main([*logs, "--roster", str(folder / "roster.json")]) == 0
     assert "Verified: 2 round(s)" in capsys.readouterr().out
 

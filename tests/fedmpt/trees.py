@@ -205,3 +205,13 @@ def write_mlrsnet(root: Path, *, labels: str = "Labels", n: int = 10) -> Path:
         (root / labels).mkdir(parents=True, exist_ok=True)
         (root / labels / f"{table}.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+def write_table(folder: Path, classes: tuple[str, ...], images: list[Path]) -> Path:
+    """Write ``labels.csv`` for images of a folder: the first trains, each has one class in turn; return the folder."""
+    lines = [",".join(("image", "split", *classes))]
+    for number, path in enumerate(images):
+        labels = [str(int(number % len(classes) == column)) for column in range(len(classes))]
+        lines.append(",".join((path.name, "train" if number == 0 else "test", *labels)))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
-TESTS = Path(__file__).parents[1]
 
 
 def test_the_documented_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,12 +18,3 @@ def test_the_documented_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert last_round.startswith("2 7.9")
     assert last_round.endswith(" 0")
     assert "agrees" in final
-
-
-def test_every_test_the_page_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text()))
-    existing = set()
-    for file in TESTS.rglob("test_*.py"):
-        existing |= set(re.findall(r"def (test_\w+)\(", file.read_text()))
-    assert named
-    assert named <= existing

@@ -286,8 +286,10 @@ def bundle_with(world, request, *, author=10, **changes):
     message = decode(request, KeyInstall, limit=LIMIT)
     fields = {name: getattr(message.bundle, name) for name in message.bundle.__struct_fields__}
     fields |= changes
+    members = KeyMembers.of(world.server._book.params, from_table(BoxRow, message.adverts))
     statement = key_statement(
-        fields["fingerprint"], fields["ephemeral"], fields["sealed"], fields["boxes"]
+        members.digest,
+        *(fields[name] for name in ("fingerprint", "ephemeral", "sealed", "boxes")),
     )
     if author is not None:
         fields["signature"] = world.federation.identities[author].key.sign(statement)

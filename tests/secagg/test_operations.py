@@ -25,6 +25,7 @@ from secagg import (
     ring,
     shamir,
 )
+from secagg.graph import least_window
 from secagg.inprocess import STAGES, run_round
 from secagg.messages import ROW_FORMATS
 from secagg.operations import cost
@@ -124,6 +125,34 @@ def test_predicted_operations_equal_the_operations_counted(federation, counts, c
     sides |= {client: predicted.client for client in world.ids if client not in lost}
     for name, operations in sides.items():
         assert counted[name] == {key: v for key, v in asdict(operations).items() if v}, name
+
+
+@pytest.mark.parametrize("lost", [{}, {40: "upload"}, {80: "confirm"}, {80: "reveal"}])
+def test_predicted_operations_equal_the_operations_counted_on_a_ring(
+    federation, counts, context, lost
+):
+    """The graph comes from the parameters; n - 1 neighbours would give other counts."""
+    counted, switch = counts
+    world = federation(16, colluders=2, layout=REAL, cache=None)
+    params = world.params(graph_degree=10)
+    server = Counted(world.server(params), "server", switch)
+    clients = {i: Counted(one, i, switch) for i, one in world.clients().items()}
+    counted.clear()  # opening a session is no part of a round
+    run_round(server, clients, real_update, context=context, lost=lost)
+    stages = [STAGES[stage] for stage in lost.values()]
+    numbers = {
+        "survivors": 16 - (Stage.UPLOAD in stages),
+        "confirming": 16 - bool({Stage.UPLOAD, Stage.CONFIRM} & set(stages)),
+        "revealing": 16 - len(stages),
+    }
+    predicted = cost(params, **numbers)
+    sides = {"server": predicted.server}
+    sides |= {client: predicted.client for client in world.ids if client not in lost}
+    for name, operations in sides.items():
+        assert counted[name] == {key: v for key, v in asdict(operations).items() if v}, name
+    window = least_window(16, 2, 10)
+    assert predicted.client.field_products == 2 * 10 * (2 * window - 1)
+    assert cost(params, degree=0, **numbers).client.seals == 15
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +52,7 @@ from secagg.messages import (
 from secagg.roundlog import RoundLog, max_log_bytes
 from secagg.transcript import check_order, main, verify_run, verify_transcript
 from secagg.views import Cohort, ShareKind, Sharers, Survivors
+from tests.secagg.logedits import changed, damaged, rows_edit, with_noise
 
 LOST = {10: "share", 20: "upload", 30: "confirm", 40: "reveal"}
 OTHER_KEY = AgreementKey(b"k" * 32).public
@@ -183,18 +183,6 @@ def test_signing_the_requests_again_is_no_edit(logged):
 
 def params_edit(**changes):
     return lambda one: replace(one.log, params=replace(one.log.params, **changes))
-
-
-def rows_edit(field, kind, edit):
-    def apply(one):
-        rows = from_table(kind, getattr(one.log, field))
-        return replace(one.log, **{field: to_table(edit(one, rows))})
-
-    return apply
-
-
-def changed(rows, place, **values):
-    return [*rows[:place], rows[place]._replace(**values), *rows[place + 1 :]]
 
 
 def stranger_advert(one, rows):
@@ -508,10 +496,7 @@ def test_bytes_that_are_no_log_are_refused(logged, damage, error):
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_damage_raises_an_error_of_this_package(logged, data):
-    raw = bytearray(logged.raw)
-    for _ in range(data.draw(st.integers(1, 3))):
-        raw[data.draw(st.integers(5, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    cut = bytes(raw[: data.draw(st.sampled_from([len(raw), len(raw) // 2]))])
+    cut = damaged(logged.raw, data, first=5)
     if cut != logged.raw:
         with pytest.raises(SecAggError):
             verify_transcript(cut, logged.world.roster)
@@ -525,25 +510,11 @@ def test_random_bytes_raise_an_error_of_this_package(logged, noise):
             verify_transcript(raw, logged.world.roster)
 
 
-_NOISE = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 2**40)
-    | st.binary(max_size=70)
-    | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=16),
-    max_leaves=30,
-)
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_structures_of_the_wrong_kind_raise_an_error_of_this_package(logged, data):
     """Any field of the log or of its parameters is replaced by something else."""
-    fields = msgspec.msgpack.decode(logged.raw[5:])
-    target = data.draw(st.sampled_from([fields, fields[0]]))
-    target[data.draw(st.integers(0, len(target) - 1))] = data.draw(_NOISE)
-    raw = b"FMTL\x01" + msgspec.msgpack.encode(fields)
+    raw = with_noise(logged.raw, data)
     if raw != logged.raw:
         with pytest.raises(SecAggError):
             verify_transcript(raw, logged.world.roster)

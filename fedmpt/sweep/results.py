@@ -1,0 +1,248 @@
+"""What a sweep found: one row a finished cell, estimates a condition, and the differences to a reference."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fedmpt.errors import UsageError
+from fedmpt.runstore import write_whole
+from fedmpt.sweep.grid import Cell, Condition, Grid
+from fedmpt.sweep.price import SweepPrice, open_runs, sweep_prices
+from fedmpt.sweep.run import CELLS, Failure, summary_of
+from fedmpt.sweep.statistics import CONFIDENCE, Estimate, PairedDifference, estimate, paired
+from privacy import PLDAccountant
+
+SCHEMA: Final = "fedmpt.sweep/1"
+METRICS: Final = ("mAP", "CF1", "OF1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One finished cell.
+
+    Attributes:
+        condition: its label.
+        seed: its experiment seed.
+        name: its folder inside ``cells/``.
+        final: metric -> percent, after the last round.
+        zero_shot: metric -> percent, of the frozen model.
+        epsilon: largest that a client spent; None without privacy.
+        seconds: that it took.
+    """
+
+    condition: str
+    seed: int
+    name: str
+    final: dict[str, float]
+    zero_shot: dict[str, float]
+    epsilon: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """The finished cells of one condition.
+
+    Attributes:
+        condition: which.
+        rows: by seed; may be empty.
+        final: metric -> estimate; empty without rows.
+        zero_shot: metric -> estimate.
+        gain: metric -> estimate of final less zero-shot, paired by seed.
+        against: metric -> difference to the reference; empty for the reference and where no seed is shared.
+    """
+
+    condition: Condition
+    rows: tuple[Row, ...]
+    final: dict[str, Estimate]
+    zero_shot: dict[str, Estimate]
+    gain: dict[str, Estimate]
+    against: dict[str, PairedDifference]
+
+    @property
+    def epsilon(self) -> float | None:
+        """Largest epsilon that a client spent in one run."""
+        return max((row.epsilon for row in self.rows if row.epsilon is not None), default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepResults:
+    """All that a sweep's files say.
+
+    Attributes:
+        axes: names of the varied settings.
+        outcomes: one a condition, in the grid's order, baselines last.
+        reference: label of the condition that others are compared with.
+        failures: cells that did not finish.
+        prices: what the private runs cost together, by unit of privacy.
+        open_runs: runs that trained without privacy.
+    """
+
+    axes: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    reference: str
+    failures: tuple[Failure, ...]
+    prices: tuple[SweepPrice, ...]
+    open_runs: int
+
+
+def reference_label(grid: Grid, cells: Sequence[Cell]) -> str:
+    """Return the condition to compare with: the one asked for, else the first without privacy, else the first.
+
+    Raises:
+        UsageError: there is no condition of that label.
+    """
+    conditions = {cell.condition.label: cell.condition for cell in cells}
+    if grid.reference is not None:
+        if grid.reference not in conditions:
+            raise UsageError(
+                f"--reference {grid.reference}: no such condition; there are: {'; '.join(conditions)}"
+            )
+        return grid.reference
+    in_grid = [one for one in conditions.values() if one.baseline is None]
+    without = [one for one in in_grid if one.epsilon is None]
+    return (without or in_grid or list(conditions.values()))[0].label
+
+
+def gather(
+    grid: Grid, cells: Sequence[Cell], failures: Sequence[Failure], folder: Path
+) -> SweepResults:
+    """Read every finished cell and what all of them cost."""
+    reference = reference_label(grid, cells)
+    conditions = {cell.condition.label: cell.condition for cell in cells}
+    rows: dict[str, list[Row]] = {label: [] for label in conditions}
+    for cell in cells:
+        summary = summary_of(cell, folder)
+        if summary is not None:
+            rows[cell.condition.label].append(_row(cell, summary))
+    ordered = sorted(conditions.values(), key=lambda one: one.baseline is not None)
+    return SweepResults(
+        axes=tuple(axis.name for axis in grid.axes),
+        outcomes=tuple(_outcome(one, rows[one.label], rows[reference]) for one in ordered),
+        reference=reference,
+        failures=tuple(failures),
+        prices=tuple(sweep_prices(folder, PLDAccountant())),
+        open_runs=open_runs(folder),
+    )
+
+
+def as_dict(results: SweepResults) -> dict[str, Any]:
+    """Return the contents of ``results.json``."""
+    return {
+        "schema": SCHEMA,
+        "confidence": CONFIDENCE,
+        "axes": list(results.axes),
+        "reference": results.reference,
+        "conditions": [
+            {
+                "label": outcome.condition.label,
+                "baseline": outcome.condition.baseline,
+                "settings": dict(outcome.condition.settings),
+                "target_epsilon": outcome.condition.epsilon,
+                "largest_epsilon": outcome.epsilon,
+                "cells": [asdict(row) for row in outcome.rows],
+                "final": {name: asdict(value) for name, value in outcome.final.items()},
+                "zero_shot": {name: asdict(value) for name, value in outcome.zero_shot.items()},
+                "gain": {name: asdict(value) for name, value in outcome.gain.items()},
+                "against_reference": {
+                    name: {
+                        "by_seed": {str(s): d for s, d in value.by_seed.items()},
+                        **asdict(value.estimate),
+                    }
+                    for name, value in outcome.against.items()
+                },
+            }
+            for outcome in results.outcomes
+        ],
+        "failed": [
+            {
+                "condition": failure.cell.condition.label,
+                "seed": failure.cell.seed,
+                "exit_code": failure.exit_code,
+                "reason": failure.reason,
+                "log": f"logs/{failure.log.name}",
+            }
+            for failure in results.failures
+        ],
+        "privacy": {
+            "open_runs": results.open_runs,
+            "prices": [asdict(price) for price in results.prices],
+        },
+    }
+
+
+def as_csv(results: SweepResults) -> str:
+    """Return one line a finished cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        (
+            *("condition", *results.axes, "seed", "target_epsilon", "epsilon"),
+            *(*METRICS, *(f"zero_shot_{metric}" for metric in METRICS), "seconds", "cell"),
+        )
+    )
+    for outcome in results.outcomes:
+        for row in outcome.rows:
+            writer.writerow(
+                (
+                    *(row.condition, *(value for _, value in outcome.condition.settings)),
+                    *(row.seed, outcome.condition.epsilon, row.epsilon),
+                    *(row.final[metric] for metric in METRICS),
+                    *(row.zero_shot[metric] for metric in METRICS),
+                    *(f"{row.seconds:.1f}", f"{CELLS}/{row.name}"),
+                )
+            )
+    return text.getvalue()
+
+
+def write_results(results: SweepResults, folder: Path, *, table: str, curve: str | None) -> None:
+    """Write every file of results, each whole or not at all; a curve that no longer applies is taken away."""
+    write_whole(folder / "results.csv", as_csv(results).encode())
+    text = json.dumps(as_dict(results), indent=2, allow_nan=False) + "\n"
+    write_whole(folder / "results.json", text.encode())
+    write_whole(folder / "table.md", table.encode())
+    if curve is None:
+        (folder / "curve.svg").unlink(missing_ok=True)
+    else:
+        write_whole(folder / "curve.svg", curve.encode())
+
+
+def _row(cell: Cell, summary: dict[str, Any]) -> Row:
+    spent = [account["epsilon"] for account in summary["privacy"]["clients"]]
+    return Row(
+        condition=cell.condition.label,
+        seed=cell.seed,
+        name=cell.name,
+        final={metric: summary["final"][metric] for metric in METRICS},
+        zero_shot={metric: summary["zero_shot"][metric] for metric in METRICS},
+        epsilon=max(spent, default=None),
+        seconds=summary["seconds"],
+    )
+
+
+def _outcome(condition: Condition, rows: list[Row], reference: list[Row]) -> Outcome:
+    def over(value: Callable[[Row, str], float]) -> dict[str, Estimate]:
+        return {m: estimate([value(row, m) for row in rows]) for m in METRICS} if rows else {}
+
+    against = {}
+    if rows and rows != reference:
+        for metric in METRICS:
+            ours = {row.seed: row.final[metric] for row in rows}
+            theirs = {row.seed: row.final[metric] for row in reference}
+            difference = paired(ours, theirs)
+            if difference is not None:
+                against[metric] = difference
+    return Outcome(
+        condition=condition,
+        rows=tuple(rows),
+        final=over(lambda row, metric: row.final[metric]),
+        zero_shot=over(lambda row, metric: row.zero_shot[metric]),
+        gain=over(lambda row, metric: row.final[metric] - row.zero_shot[metric]),
+        against=against,
+    )

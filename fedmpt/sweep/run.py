@@ -1,0 +1,236 @@
+"""Running the cells of a sweep, each in a process of its own, so that one that fails takes nothing else along.
+
+A sweep's folder: ``cells/NAME/`` the run folders, ``settings/NAME.toml`` what each cell was asked, ``logs/NAME.log``
+what it said, ``unfinished/`` run folders of cells that failed or were interrupted, kept because their ledgers say what
+they spent. A cell's name holds the digest of its configuration, so a cell that is finished is never run again, and one
+whose settings have changed is another cell.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from fedmpt.config import to_toml
+from fedmpt.errors import RunError, UsageError
+from fedmpt.runstore import write_whole
+from fedmpt.sweep.grid import Cell
+
+CELLS: Final = "cells"
+UNFINISHED: Final = "unfinished"
+_POLL_S: Final = 0.1
+_GRACE_S: Final = 10.0  # for a process that was asked to stop
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Command = Callable[[Path, Path], list[str]]  # (settings file, run folder) -> what is executed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A cell that did not finish.
+
+    Attributes:
+        cell: which.
+        exit_code: of its process.
+        reason: the last line that it said.
+        log: all that it said.
+    """
+
+    cell: Cell
+    exit_code: int
+    reason: str
+    log: Path
+
+
+class Watcher(Protocol):
+    """Is told how far a sweep is."""
+
+    def planned(self, *, cells: int, finished: int, jobs: int) -> None:
+        """Say how many cells there are, and how many of them were finished before."""
+        ...
+
+    def started(self, cell: Cell) -> None:
+        """A cell runs now."""
+        ...
+
+    def finished(self, cell: Cell, seconds: float) -> None:
+        """A cell is done."""
+        ...
+
+    def failed(self, failure: Failure) -> None:
+        """A cell failed; the others go on."""
+        ...
+
+
+def train_command(settings: Path, folder: Path) -> list[str]:
+    """Return the command that runs one cell."""
+    code = "from fedmpt.cli import main; main()"
+    arguments = ["train", "--json", "--config", str(settings), "--out", str(folder)]
+    return [sys.executable, "-c", code, *arguments]
+
+
+def default_jobs() -> int:
+    """Return half of the cores that this process may use, at least 1."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // 2)
+
+
+def summary_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a finished cell, or None."""
+    path = folder / CELLS / cell.name / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}); move the folder away to run the cell again"
+        ) from error
+    return summary if isinstance(summary, dict) else None
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    jobs: int,
+    watcher: Watcher,
+    command: Command = train_command,
+) -> list[Failure]:
+    """Run every cell that is not finished, and return those that failed.
+
+    Args:
+        cells: of the sweep.
+        folder: of the sweep; made where it is missing.
+        jobs: processes at a time; each is single-threaded where there are several.
+        watcher: told what happens.
+        command: what runs a cell.
+
+    Raises:
+        UsageError: the folder cannot be written, or another process works in it.
+        KeyboardInterrupt: passed on after the running cells were stopped; the same call goes on from there.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs}: give at least 1")
+    with _claimed(folder) as lock:
+        waiting = [cell for cell in cells if summary_of(cell, folder) is None]
+        watcher.planned(cells=len(cells), finished=len(cells) - len(waiting), jobs=jobs)
+        running: list[_Running] = []
+        failures: list[Failure] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    running.append(
+                        _Running(cell, folder, command=command, alone=jobs == 1, lock=lock)
+                    )
+                    watcher.started(cell)
+                time.sleep(_POLL_S)
+                for process in [one for one in running if one.ended]:
+                    running.remove(process)
+                    failure = process.failure()
+                    if failure is None:
+                        watcher.finished(process.cell, process.seconds)
+                    else:
+                        failures.append(failure)
+                        watcher.failed(failure)
+        finally:
+            for process in running:
+                process.stop()
+    return failures
+
+
+class _Running:
+    """One cell's process."""
+
+    def __init__(
+        self, cell: Cell, folder: Path, *, command: Command, alone: bool, lock: int
+    ) -> None:
+        self.cell = cell
+        self._folder = folder
+        self._run_folder = folder / CELLS / cell.name
+        self._log = folder / "logs" / f"{cell.name}.log"
+        self._started = time.monotonic()
+        _set_aside(self._run_folder, folder / UNFINISHED)
+        settings = folder / "settings" / f"{cell.name}.toml"
+        write_whole(settings, to_toml(cell.config).encode())
+        environment = dict(os.environ)
+        if not alone:
+            environment |= dict.fromkeys(_THREADS, "1")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 -- this program itself
+                command(settings, self._run_folder),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the cells
+                pass_fds=(lock,),  # cells that outlive this process keep the folder claimed
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def failure(self) -> Failure | None:
+        """Return what went wrong, once the process has ended; its run folder is set aside."""
+        code = self._process.wait()
+        if code == 0 and summary_of(self.cell, self._folder) is not None:
+            return None
+        _set_aside(self._run_folder, self._folder / UNFINISHED)
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = lines[-1].strip() if lines else "it said nothing"
+        return Failure(cell=self.cell, exit_code=code, reason=reason, log=self._log)
+
+    def stop(self) -> None:
+        """End the process, kindly first."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _set_aside(run_folder: Path, place: Path) -> None:
+    """Keep the folder of a run that did not finish under a name of its own."""
+    if not run_folder.exists():
+        return
+    number = 1
+    while (place / f"{run_folder.name}.{number}").exists():
+        number += 1
+    run_folder.rename(place / f"{run_folder.name}.{number}")
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[int]:
+    """Hold a sweep's folder for this process and its cells; the value is the lock's file descriptor."""
+    try:
+        for name in (CELLS, UNFINISHED, "settings", "logs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(
+            f"--out {folder}: cannot be written ({error.strerror}); give another folder"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"--out {folder}: another sweep is at work in it; wait for it, or give another folder"
+            ) from error
+        yield lock.fileno()

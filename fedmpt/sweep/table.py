@@ -1,0 +1,137 @@
+"""A sweep's results as Markdown, and its two epsilons in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedmpt.sweep.price import SweepPrice
+from fedmpt.sweep.results import METRICS, Outcome, SweepResults
+from privacy import display_epsilon
+
+
+def to_markdown(results: SweepResults) -> str:
+    """Return the page: results, paired comparisons, what it cost, what failed."""
+    seeds = {row.seed for outcome in results.outcomes for row in outcome.rows}
+    parts = [
+        "# Sweep",
+        f"Mean over {len(seeds)} seed(s) ± half of the 95% confidence interval (Student's t). Metrics in percent.",
+        _results(results),
+        _comparisons(results),
+        "## What it cost",
+        "\n".join(f"- {line}" for line in price_lines(results)),
+    ]
+    if results.failures:
+        parts += ["## Cells that failed", "\n".join(f"- {line}" for line in failure_lines(results))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def price_lines(results: SweepResults) -> list[str]:
+    """Return what the sweep cost its clients, in sentences, the composition before anything hypothetical."""
+    lines = [line for price in results.prices for line in _price_lines(price)]
+    if results.open_runs:
+        covered = "these figures cover the private runs only, and " if results.prices else ""
+        lines.append(
+            f"{results.open_runs} run(s) trained WITHOUT differential privacy: {covered}no finite epsilon covers "
+            "what everything in this folder reveals. On data that is public this is no loss."
+        )
+    return lines or ["Nothing was learnt from anybody's data."]
+
+
+def failure_lines(results: SweepResults) -> list[str]:
+    """Return one line a failed cell."""
+    return [
+        f"{failure.cell.condition.label}, seed {failure.cell.seed}: exit code {failure.exit_code}, {failure.reason} "
+        f"(logs/{failure.log.name})"
+        for failure in results.failures
+    ]
+
+
+def _price_lines(price: SweepPrice) -> list[str]:
+    lines = [
+        f"One run alone: epsilon {display_epsilon(price.single)} at most (unit: one {price.unit}; "
+        f"delta {price.delta:g}). It holds for a run that was not chosen by looking at others.",
+        f"Everything that left a client, {price.runs_on_holding} run(s) on one holding: epsilon "
+        f"{display_epsilon(price.composition)}, which a ledger kept over them would say.",
+    ]
+    if price.any_image is not None:
+        lines.append(
+            f"Seeds deal the data out anew ({price.holdings} holdings). Any one image, in whichever holding it was, "
+            f"over all {price.runs} private run(s): epsilon {display_epsilon(price.any_image)} at most (RDP bound)."
+        )
+    chosen = price.composition if price.any_image is None else price.any_image
+    lines.append(
+        f"The best cell costs epsilon {display_epsilon(chosen)} as well, not that of one run: a "
+        "grid trains a fixed number of candidates, the server sees sums of every candidate's updates, and the table "
+        "shows them all."
+    )
+    if price.runs > 1:
+        figures = ", ".join(
+            f"{law} {display_epsilon(value)}" for law, value in price.selection.items()
+        )
+        lines.append(
+            f"HYPOTHETICAL, not this sweep: had the number of candidates been drawn at random in secret (mean "
+            f"{price.runs}) and nothing but the best model been released, epsilon by law of that number: {figures} "
+            "(RDP; Papernot and Steinke, arXiv 2110.03620)."
+        )
+    return lines
+
+
+def _results(results: SweepResults) -> str:
+    rows = [
+        [
+            *_names(outcome, results.axes),
+            str(len(outcome.rows)),
+            _largest_epsilon(outcome),
+            str(outcome.zero_shot["mAP"]),
+            *(str(outcome.final[metric]) for metric in METRICS),
+            str(outcome.gain["mAP"]),
+        ]
+        if outcome.rows
+        else [*_names(outcome, results.axes), "0", *(["-"] * 6)]
+        for outcome in results.outcomes
+    ]
+    header = [*_heads(results), "seeds", "epsilon spent", "zero-shot mAP"]
+    return _table([*header, *METRICS, "gain in mAP"], rows)
+
+
+def _comparisons(results: SweepResults) -> str:
+    compared = [outcome for outcome in results.outcomes if outcome.against]
+    if not compared:
+        return ""
+    rows = [
+        [
+            *_names(outcome, results.axes),
+            *(_signed(str(outcome.against[metric].estimate)) for metric in METRICS),
+            ", ".join(f"{seed}: {d:+.1f}" for seed, d in outcome.against["mAP"].by_seed.items()),
+        ]
+        for outcome in compared
+    ]
+    title = f"## Against {results.reference}\n\nDifferences paired by seed.\n\n"
+    return title + _table([*_heads(results), *METRICS, "mAP by seed"], rows)
+
+
+def _heads(results: SweepResults) -> list[str]:
+    return list(results.axes) or ["baseline"]
+
+
+def _names(outcome: Outcome, axes: Sequence[str]) -> list[str]:
+    baseline = outcome.condition.baseline
+    values = [value for _, value in outcome.condition.settings]
+    if baseline is None:
+        return values
+    return [baseline, *(["-"] * (len(axes) - 1))]
+
+
+def _largest_epsilon(outcome: Outcome) -> str:
+    if outcome.condition.baseline == "zero-shot":
+        return "0"
+    return "none" if outcome.epsilon is None else display_epsilon(outcome.epsilon)
+
+
+def _signed(text: str) -> str:
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,35 @@
+"""What is left open becomes what the rules say, and only that."""
+
+from __future__ import annotations
+
+from fedmpt.config import Config, load_config
+from fedmpt.engine.defaults import resolve
+from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
+
+
+def _resolved(**options: object) -> Config:
+    given = {name.replace("__", "."): value for name, value in options.items()}
+    return resolve(load_config(options=given), data_name="scenes")
+
+
+def test_without_privacy_the_method_is_the_papers() -> None:
+    config = _resolved(privacy__enabled=False)
+    method = config.method.fedmpt
+    assert (method.temperature, method.transport_weight) == (TEMPERATURE, TRANSPORT_WEIGHT)
+    assert method.adapter_projections == "trained"
+    assert config.train.lr_multipliers == {}
+
+
+def test_privacy_tunes_few_values_and_what_is_given_stays() -> None:
+    config = _resolved(method__fedmpt__temperature=4.0, train__lr_multipliers={"adapter_core": 2.0})
+    assert config.method.fedmpt.adapter_projections == "text"
+    assert config.method.fedmpt.temperature == 4.0
+    assert config.train.lr_multipliers["adapter_core"] == 2.0
+    assert config.train.lr_multipliers["class_tokens"] < 1
+
+
+def test_a_preset_and_other_methods_keep_their_own_learning_rates() -> None:
+    assert _resolved(train__preset="paper").train.lr_multipliers == {}
+    config = _resolved(method__name="coop")
+    assert config.train.lr_multipliers == {}
+    assert config.privacy.block_shares == {}

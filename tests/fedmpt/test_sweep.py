@@ -1,0 +1,295 @@
+"""Running a grid: what is run when, what is kept, and what the results say. A stand-in takes the place of training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from scipy import stats
+
+from fedmpt.cli.train import OPTIONS
+from fedmpt.errors import UsageError
+from fedmpt.sweep.curve import Level, Panel, Point, Series, privacy_utility_svg
+from fedmpt.sweep.figure import curve_of
+from fedmpt.sweep.grid import Cell, Grid, cells_of, parse_axis
+from fedmpt.sweep.price import sweep_prices
+from fedmpt.sweep.results import SweepResults, as_csv, as_dict, gather, write_results
+from fedmpt.sweep.run import Failure, run_cells
+from fedmpt.sweep.statistics import estimate, paired
+from fedmpt.sweep.table import price_lines, to_markdown
+from privacy import Ledger, LedgerTerms, PLDAccountant, PrivacyUnit, make_plan, read_ledger
+
+STAND_IN = """
+import json, pathlib, sys, time, tomllib
+settings, folder = map(pathlib.Path, sys.argv[1:])
+config = tomllib.loads(settings.read_text())
+with (settings.parents[1] / "started").open("a") as file:
+    file.write(folder.name + chr(10))
+folder.mkdir()
+(folder / "config.toml").write_text(settings.read_text())
+if (settings.parents[1] / "slow").exists():
+    time.sleep(60)
+if (settings.parents[1] / "broken").exists() and config["privacy"]["epsilon"] == 1.0:
+    sys.exit("fedmpt: the disk is on fire")
+private, seed = config["privacy"]["enabled"], config["seed"]
+utility = 50.0 + seed + (config["privacy"]["epsilon"] if private else 20.0 + seed * seed)
+figures = {name: utility + i for i, name in enumerate(("mAP", "CF1", "OF1"))}
+summary = {
+    "final": figures, "zero_shot": dict.fromkeys(figures, 40.0), "seconds": 1.5,
+    "privacy": {"clients": [{"epsilon": config["privacy"]["epsilon"] - 0.001}] if private else []},
+}
+(folder / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+class Heard:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.planned_finished = -1
+        self.failures: list[Failure] = []
+
+    def planned(self, *, cells: int, finished: int, jobs: int) -> None:
+        del cells, jobs
+        self.planned_finished = finished
+
+    def started(self, cell: Cell) -> None:
+        del cell
+
+    def finished(self, cell: Cell, seconds: float) -> None:
+        assert seconds >= 0
+        del cell
+
+    def failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+
+def stand_in(settings: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-c", STAND_IN, str(settings), str(folder)]
+
+
+def grid_of(*axes: str, seeds: int = 3) -> Grid:
+    parsed = tuple(parse_axis(text, OPTIONS) for text in axes)
+    return Grid(axes=parsed, seeds=tuple(range(seeds)))
+
+
+def run(grid: Grid, folder: Path, *, jobs: int = 2) -> tuple[Heard, list[Failure]]:
+    heard = Heard()
+    failures = run_cells(cells_of(grid), folder, jobs=jobs, watcher=heard, command=stand_in)
+    return heard, failures
+
+
+def processes(folder: Path) -> int:
+    return len((folder / "started").read_text().splitlines())
+
+
+def results_of(grid: Grid, folder: Path, failures: list[Failure]) -> SweepResults:
+    return gather(grid, cells_of(grid), failures, folder)
+
+
+def test_the_same_call_again_does_no_work_and_a_larger_grid_only_what_is_new(
+    tmp_path: Path,
+) -> None:
+    heard, failures = run(grid_of("dp.epsilon=1,8", seeds=2), tmp_path)
+    assert (heard.planned_finished, processes(tmp_path), failures) == (0, 4, [])
+    heard, _ = run(grid_of("dp.epsilon=1,8", seeds=2), tmp_path)
+    assert (heard.planned_finished, processes(tmp_path)) == (4, 4)
+    run(grid_of("dp.epsilon=1,8,inf", seeds=2), tmp_path)
+    assert processes(tmp_path) == 6
+
+
+def test_a_failing_cell_is_reported_the_rest_goes_on_and_it_is_tried_again(tmp_path: Path) -> None:
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    (tmp_path / "broken").touch()
+    heard, failures = run(grid, tmp_path, jobs=1)
+    assert heard.failures == failures
+    (failure,) = failures
+    assert failure.cell.condition.label == "dp.epsilon=1"
+    assert (failure.exit_code, failure.reason) == (1, "fedmpt: the disk is on fire")
+    assert "on fire" in failure.log.read_text()
+    results = results_of(grid, tmp_path, failures)
+    assert [len(outcome.rows) for outcome in results.outcomes] == [0, 1]
+    assert "dp.epsilon=1, seed 0: exit code 1" in to_markdown(results)
+    assert as_dict(results)["failed"][0]["reason"] == failure.reason
+    assert len(list((tmp_path / "unfinished").iterdir())) == 1
+    (tmp_path / "broken").unlink()
+    _, failures = run(grid, tmp_path)
+    assert failures == []
+    assert processes(tmp_path) == 3
+    assert len(list((tmp_path / "unfinished").iterdir())) == 1
+
+
+def test_an_interrupted_sweep_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    script = (
+        "import test_sweep as t, pathlib, sys\n"
+        "t.run(t.grid_of('dp.epsilon=1,8', seeds=1), pathlib.Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.PIPE)
+    started = tmp_path / "started"
+    deadline = time.monotonic() + 60
+    while not (started.exists() and processes(tmp_path) == 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(UsageError, match="another sweep is at work"):
+        run(grid_of("dp.epsilon=1", seeds=1), tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in said
+    (tmp_path / "slow").unlink()
+    heard, failures = run(grid_of("dp.epsilon=1,8", seeds=1), tmp_path)  # not refused: none is left
+    assert (heard.planned_finished, failures) == (0, [])
+    assert processes(tmp_path) == 4
+
+
+def test_estimates_and_differences_agree_with_scipy() -> None:
+    ours, theirs = [51.0, 53.5, 52.2, 50.1], [50.0, 51.0, 53.0, 49.5]
+    found = estimate(ours)
+    low, high = stats.ttest_1samp(ours, 0).confidence_interval(0.95)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
+        (low, high)
+    )
+    difference = paired(dict(enumerate(ours)), dict(enumerate(theirs)) | {9: 1.0})
+    assert difference is not None
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    half = difference.estimate.half_width
+    assert half is not None
+    assert (difference.estimate.mean - half, difference.estimate.mean + half) == pytest.approx(
+        (low, high)
+    )
+    assert list(difference.by_seed) == [0, 1, 2, 3]
+    assert estimate([3.0]).half_width is None
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_results_hold_every_cell_and_compare_by_seed(tmp_path: Path) -> None:
+    grid = grid_of("dp.epsilon=1,8,inf")
+    _, failures = run(grid, tmp_path)
+    results = results_of(grid, tmp_path, failures)
+    table = to_markdown(results)
+    write_results(results, tmp_path, table=table, curve=curve_of(results))
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert len(rows) == 9
+    assert {row["dp.epsilon"] for row in rows} == {"1", "8", "inf"}
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["schema"] == "fedmpt.sweep/1"
+    assert kept["reference"] == "dp.epsilon=inf"
+    by_label = {one["label"]: one for one in kept["conditions"]}
+    assert by_label["dp.epsilon=8"]["final"]["mAP"]["mean"] == pytest.approx(59.0)
+    assert by_label["dp.epsilon=8"]["against_reference"]["mAP"]["by_seed"] == {
+        "0": -12.0,
+        "1": -13.0,
+        "2": -16.0,
+    }
+    assert by_label["dp.epsilon=inf"]["against_reference"] == {}
+    half = float(stats.t.ppf(0.975, 2)) / math.sqrt(3)
+    assert f"59.0 ± {half:.1f}" in table
+    assert "0: -12.0, 1: -13.0, 2: -16.0" in table
+    assert "3 run(s) trained WITHOUT differential privacy" in table
+    assert as_csv(results) == (tmp_path / "results.csv").read_text()
+
+
+def test_the_curve_has_a_panel_a_metric_the_reference_lines_and_every_error_bar(
+    tmp_path: Path,
+) -> None:
+    grid = replace(grid_of("dp.epsilon=1,8,inf"), baselines=("centralised",))
+    _, failures = run(grid, tmp_path)
+    svg = curve_of(results_of(grid, tmp_path, failures))
+    assert svg is not None
+    space = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.fromstring(svg)  # noqa: S314 -- our own
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert {"mAP (%)", "CF1 (%)", "OF1 (%)", "zero-shot", "non-private"} <= set(texts)
+    assert "centralised, non-private" in texts
+    assert texts.count("epsilon (log scale)") == 3
+    notes = [element.text for element in root.iter(f"{space}title")]
+    assert "private, 95% interval, epsilon 8: 59.0 ± 2.5" in notes
+    assert "zero-shot: 40.0" in notes
+
+
+def test_there_is_no_curve_over_one_epsilon(tmp_path: Path) -> None:
+    grid = grid_of("rounds=1,2", seeds=1)
+    _, failures = run(grid, tmp_path)
+    assert curve_of(results_of(grid, tmp_path, failures)) is None
+
+
+def test_labels_are_escaped_in_the_curve() -> None:
+    points = (Point(epsilon=1.0, mean=1.0, half_width=None),)
+    series = Series(label='<a href="x">&', points=points)
+    panel = Panel(metric="<m>", series=(series,), levels=(Level(label="<l>", value=2.0),))
+    root = ElementTree.fromstring(privacy_utility_svg([panel], title="<t>"))  # noqa: S314
+    assert {'<a href="x">&', "<m>", "<l>"} <= {e.text for e in root.iter() if e.text}
+
+
+def charge(folder: Path, *, holding: str, rounds: int) -> float:
+    """Write the ledger of a run with one client, and return what it spent."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('[privacy]\nenabled = true\n[method]\nname = "fedmpt"\n')
+    (folder / "ledger").mkdir()
+    plan = make_plan(
+        n_pub=500,
+        target_epsilon=8.0,
+        rounds=4,
+        batch_size=100,
+        max_grad_norm=1.0,
+    )
+    terms = LedgerTerms(
+        holding=holding,
+        n_pub=plan.n_pub,
+        delta=plan.delta,
+        lifetime_epsilon=8.0,
+        unit=PrivacyUnit.EXAMPLE,
+    )
+    with Ledger(folder / "ledger" / "client-000.jsonl", terms=terms) as ledger:
+        ledger.accept_plan("run", plan)
+        for number in range(rounds):
+            ledger.charge(run="run", round_index=number, plan=plan)
+    return PLDAccountant().epsilon([plan.event(5 * rounds)], plan.delta)
+
+
+def test_the_price_is_the_composition_on_a_holding_with_what_unfinished_runs_spent(
+    tmp_path: Path,
+) -> None:
+    single = charge(tmp_path / "cells" / "a", holding="scenes/client-000", rounds=4)
+    part = charge(tmp_path / "unfinished" / "b.1", holding="scenes/client-000", rounds=2)
+    charge(tmp_path / "cells" / "c", holding="scenes-dealt-anew/client-000", rounds=4)
+    (price,) = sweep_prices(tmp_path, PLDAccountant())
+    ledger = tmp_path / "cells" / "a" / "ledger" / "client-000.jsonl"
+    event = read_ledger(ledger).charges[0].event
+    delta = read_ledger(ledger).terms.delta
+    both = PLDAccountant().epsilon([replace(event, steps=6 * event.steps)], delta)
+    assert price.single == pytest.approx(single) == pytest.approx(8.0, abs=0.01)
+    assert price.composition == pytest.approx(both, abs=1e-5)
+    assert max(single, part) < price.composition < single + part
+    assert (price.runs, price.holdings, price.runs_on_holding) == (3, 2, 2)
+    everything = PLDAccountant().epsilon([replace(event, steps=10 * event.steps)], delta)
+    assert price.any_image is not None
+    assert everything < price.any_image < 1.15 * everything
+    assert price.selection.keys() == {"geometric", "poisson"}
+    assert min(price.selection.values()) > single
+
+
+def test_words_about_the_price_put_the_composition_first_and_call_the_rest_hypothetical(
+    tmp_path: Path,
+) -> None:
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    _, failures = run(grid, tmp_path)
+    for name in ("a", "b"):
+        charge(tmp_path / "cells" / name, holding="scenes/client-000", rounds=4)
+    alone, composed, chosen, hypothetical = price_lines(results_of(grid, tmp_path, failures))
+    assert alone.startswith("One run alone: epsilon 8.00")
+    assert "Everything that left a client, 2 run(s) on one holding" in composed
+    assert "The best cell costs epsilon" in chosen
+    assert composed.split("epsilon ")[1].split(",")[0] in chosen
+    assert hypothetical.startswith("HYPOTHETICAL, not this sweep")

@@ -1,0 +1,168 @@
+"""Which cells a grid makes, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fedmpt.cli.train import OPTIONS
+from fedmpt.errors import UsageError
+from fedmpt.sweep.grid import Axis, Cell, Grid, cells_of, parse_axis, read_grid, seed_list
+
+FILES = sorted((Path(__file__).parents[2] / "experiments" / "grids").glob("*.toml"))
+
+
+def cells(*axes: str, seeds: int = 1, **rest: tuple[str, ...]) -> list[Cell]:
+    parsed = tuple(parse_axis(text, OPTIONS) for text in axes)
+    return cells_of(Grid(axes=parsed, seeds=tuple(range(seeds)), **rest))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "values"),
+    [
+        ("rounds=3,5", "train.rounds", (3, 5)),
+        ("train.rounds=3", "train.rounds", (3,)),
+        ("dp-epsilon=1,2.5", "privacy.epsilon", (1, 2.5)),
+        ("dp.epsilon=8,inf", "privacy.epsilon", (8, math.inf)),
+        ("dp.sketch-rank=8,16", "privacy.sketch_rank", (8, 16)),
+        ("secagg=masking, ckks", "secagg.mode", ("masking", "ckks")),
+        ("method.fedmpt.use_gate=true,false", "method.fedmpt.use_gate", (True, False)),
+        ('method.fedmpt.conditions=["sunny"],["a", "b"]', None, (["sunny"], ["a", "b"])),
+        ("pretrained=2024", "backbone.pretrained", ("2024",)),
+    ],
+)
+def test_keys_are_paths_or_options_and_values_have_the_types_of_the_configuration(
+    text: str, key: str | None, values: tuple[object, ...]
+) -> None:
+    axis = parse_axis(text, OPTIONS)
+    assert axis.key == (key or axis.name)
+    assert axis.values == values
+    assert list(map(type, axis.values)) == list(map(type, values))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dp.epsilon=1,0", ["dp.epsilon=0", "> 0"]),
+        ("dp.epsilon=1,many", ["dp.epsilon=many", "float"]),
+        ("rounds=1.5", ["rounds=1.5", "int"]),
+        ("secagg=magic", ["secagg=magic", "magic"]),
+        ("speed=1", ["speed", "fedmpt config"]),
+        ("rounds=", ["no values", "rounds=1,2,4"]),
+        ("rounds=3,3", ["twice"]),
+        ("seed=1,2", ["--seeds"]),
+        ("rounds", ["key=value"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_key_value_and_remedy(
+    text: str, words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        parse_axis(text, OPTIONS)
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+def test_every_combination_and_seed_is_one_cell_of_its_own_name_and_settings() -> None:
+    found = cells("dp.epsilon=1,8", "secagg=masking,none", seeds=3, fixed=("train.rounds=2",))
+    assert len(found) == len({cell.name for cell in found}) == 12
+    assert [cell.seed for cell in found] == [0] * 4 + [1] * 4 + [2] * 4
+    first = found[0]
+    assert first.config.privacy.epsilon == first.condition.epsilon == 1.0
+    assert (first.config.secagg.mode, first.config.train.rounds) == ("masking", 2)
+    assert first.condition.label == "dp.epsilon=1 secagg=masking"
+    assert all("/" not in cell.name for cell in found)
+
+
+def test_an_infinite_epsilon_is_a_run_without_privacy() -> None:
+    private, without = cells("dp.epsilon=8,inf")
+    assert private.config.privacy.enabled
+    assert not without.config.privacy.enabled
+    assert without.condition.epsilon is None
+    assert without.condition.label == "dp.epsilon=inf"
+
+
+def test_without_privacy_there_is_one_cell_whatever_the_privacy_settings() -> None:
+    found = cells("dp.epsilon=1,inf", "dp-space=text,sketch", fixed=("privacy.clip=2.0",))
+    labels = [cell.condition.label for cell in found]
+    assert labels == [
+        "dp.epsilon=1 dp-space=text",
+        "dp.epsilon=1 dp-space=sketch",
+        "dp.epsilon=inf",
+    ]
+
+
+def test_a_cell_is_named_by_all_of_its_settings() -> None:
+    (before,) = cells("dp.epsilon=1")
+    (again,) = cells("dp.epsilon=1")
+    (other,) = cells("dp.epsilon=1", fixed=("train.rounds=2",))
+    assert before.name == again.name != other.name
+
+
+def test_baselines_have_no_privacy_and_keep_the_fixed_settings() -> None:
+    found = cells(
+        "dp.epsilon=1", seeds=2, baselines=("centralised", "zero-shot"), fixed=("train.rounds=2",)
+    )
+    central = found[0]
+    assert central.condition.label == "centralised"
+    assert (central.config.clients.count, central.config.secagg.mode) == (1, "none")
+    assert not central.config.privacy.enabled
+    assert central.config.train.rounds == 2
+    assert sum(cell.condition.baseline is not None for cell in found) == 4
+    with pytest.raises(UsageError, match=r"magic.*centralised"):
+        cells("dp.epsilon=1", baselines=("magic",))
+
+
+def test_a_file_says_the_same_as_options(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        'seeds = 2\nreference = "dp.epsilon=8"\n[grid]\ndp.epsilon = [8, "inf"]\n'
+        'secagg = ["masking"]\n[set]\nrounds = 2\nmethod.fedmpt.use_gate = false\n'
+    )
+    grid = read_grid(file, OPTIONS)
+    assert grid.reference == "dp.epsilon=8"
+    expected = cells(
+        "dp.epsilon=8,inf",
+        "secagg=masking",
+        seeds=2,
+        fixed=("train.rounds=2", "method.fedmpt.use_gate=false"),
+    )
+    assert [cell.name for cell in cells_of(grid)] == [cell.name for cell in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grids = 1", "unknown key grids"),
+        ("seeds = 0", "how many"),
+        ("seeds = [1, 1]", "different"),
+        ("[grid]\nrounds = 3", "give a list"),
+        ("[grid", "not valid TOML"),
+        ("[grid]\nrounds = [1.5]", "rounds=1.5"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=words.replace("[", r"\[")):
+        read_grid(file, OPTIONS)
+
+
+def test_a_grid_without_axes_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to sweep over"):
+        cells()
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert seed_list(3, source="--seeds") == (0, 1, 2)
+    assert seed_list([7, 5], source="file") == (7, 5)
+    with pytest.raises(UsageError, match="how many"):
+        seed_list(True, source="--seeds")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_grids_of_the_repository_can_be_run(file: Path) -> None:
+    grid = read_grid(file, OPTIONS)
+    assert isinstance(grid.axes[0], Axis)
+    assert len(cells_of(grid)) >= 2
