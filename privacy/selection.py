@@ -12,8 +12,10 @@ Source: Papernot and Steinke, arXiv 2110.03620, Theorem 2 (truncated negative bi
 """
 
 import importlib
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 
 import numpy as np
@@ -39,7 +41,7 @@ class CandidateLaw(StrEnum):
 
 
 def renyi_curve(events: Sequence[Event]) -> Curve:
-    """The composition of `events` as Rényi epsilons.
+    """The composition of `events` as Rényi epsilons; infinite at orders that dp-accounting gives up.
 
     Raises:
         UnsupportedEvent: An event is not of the add-or-remove-one relation.
@@ -56,7 +58,8 @@ def renyi_curve(events: Sequence[Event]) -> Curve:
         step = dp_event.PoissonSampledDpEvent(
             event.sample_rate, dp_event.GaussianDpEvent(event.noise_multiplier)
         )
-        accountant.compose(dp_event.SelfComposedDpEvent(step, event.steps))
+        with _quiet():
+            accountant.compose(dp_event.SelfComposedDpEvent(step, event.steps))
     curve = np.asarray(accountant.rdp, dtype=np.float64)
     if np.isnan(curve).any() or (curve < 0).any():
         raise AccountingError("dp-accounting returned what cannot be a Rényi curve")
@@ -106,6 +109,21 @@ def selection_curve(candidates: Sequence[Curve], *, mean: float, law: CandidateL
     bound = single + drawn + repeated
     # A Rényi divergence grows with its order, so a bound at a larger one holds as well.
     return np.asarray(np.minimum.accumulate(bound[::-1])[::-1], dtype=np.float64)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops the line that dp-accounting logs for every order it gives up: the bound stays one without it."""
+    logger = logging.getLogger("absl")
+
+    def without(record: logging.LogRecord) -> bool:
+        return "failed to converge" not in str(record.msg)
+
+    logger.addFilter(without)
+    try:
+        yield
+    finally:
+        logger.removeFilter(without)
 
 
 def _deltas(curve: Curve) -> Curve:

@@ -80,11 +80,8 @@ def command(
     cells = cells_of(grid)
     reference_label(grid, cells)  # before hours of work, not after
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # a closed terminal stops the cells as Ctrl-C does
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)  # the terminal was closed
     with SweepProgress() as progress:
         try:
             failures = run_cells(
@@ -106,6 +103,7 @@ def command(
 
 
 def _interrupt(number: int, frame: object) -> Never:
+    """Stop as Ctrl-C does, with every running cell."""
     raise KeyboardInterrupt
 
 
