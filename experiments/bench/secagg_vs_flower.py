@@ -171,12 +171,15 @@ def hundred_clients(flower: ModuleType | None, *, long: bool) -> Rows:
         return [*rows, [name, f"{MISSING}: {error}", MISSING, "-", ring.text, "-"]]
     rows += timed(name, own, few_shares, lambda one: one.round, wall=ring)
     shared = partial(ours.run, cache=True)
-    for what, case, wall in (("complete", HUNDRED, complete), ("ring of 30", RING, ring)):
+    for what, case, peer, wall in (
+        ("complete, shared checks; Flower all shares", HUNDRED, all_shares, complete),
+        ("ring of 30, shared checks; Flower 21 shares, threshold 11", RING, few_shares, ring),
+    ):
         own, _ = alternate(case, shared, None, repetitions=3)
         rows += timed(
-            f"T4 whole round, 100 x 100k, {what}, shared checks",
+            f"T4 whole round, 100 x 100k, {what}",
             own,
-            few_shares,
+            peer,
             lambda one: one.round,
             wall=wall,
         )
