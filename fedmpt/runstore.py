@@ -62,6 +62,23 @@ def write_whole(target: Path, data: bytes) -> None:
             raise
 
 
+def new_folder(folder: Path) -> None:
+    """Create a folder for ``--out``.
+
+    Raises:
+        UsageError: it exists already, or cannot be created.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError as error:
+        raise UsageError(
+            f"--out {folder}: exists already; give another folder, a finished run is never overwritten"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
+
+
 def of_stretch(name: str, first_round: int) -> str:
     """Return the name of a file of the stretch of a run that began with a round: the first stretch has bare names."""
     return name if first_round == 1 else f"{name}-{first_round:04d}"
@@ -78,15 +95,7 @@ class RunStore:
         """
         self.folder = folder
         self._lock = -1
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-        except FileExistsError as error:
-            raise UsageError(
-                f"--out {folder}: exists already; give another folder, a finished run is never overwritten"
-            ) from error
-        except OSError as error:
-            raise UsageError(f"--out {folder}: cannot be created ({error.strerror})") from error
+        new_folder(folder)
         self._take_lock("--out")
 
     @classmethod

@@ -18,7 +18,7 @@ from fedmpt.inference.card import (
     card_text,
     read_model,
 )
-from fedmpt.runstore import RunStore
+from fedmpt.runstore import new_folder, write_whole
 
 
 def export(run: Path, out: Path, *, thresholds: ThresholdCard | None = None) -> Card:
@@ -31,14 +31,14 @@ def export(run: Path, out: Path, *, thresholds: ThresholdCard | None = None) -> 
 
     Raises:
         UsageError: the run holds no model, or ``out`` exists.
-        RunError: the disk is full.
+        StorageError: the disk is full.
     """
     card, _ = read_model(run)
     if thresholds is not None:
         if len(thresholds.values) != len(card.classes):
             raise UsageError(f"{len(thresholds.values)} thresholds for {len(card.classes)} classes")
         card = msgspec.structs.replace(card, thresholds=thresholds)
-    bundle = RunStore(out)
-    bundle.write_bytes(MODEL_FILE, (run / MODEL_FILE).read_bytes())
-    bundle.write_text(CARD_FILE, card_text(card))
+    new_folder(out)
+    write_whole(out / MODEL_FILE, (run / MODEL_FILE).read_bytes())
+    write_whole(out / CARD_FILE, card_text(card).encode())
     return card

@@ -170,7 +170,7 @@ def test_a_second_attempt_is_charged_as_a_second_release(
 ) -> None:
     """The plan pays for one release a round, so the last round has none left for another attempt."""
     lost = iter([{0: "reveal", 1: "reveal"}])
-    monkeypatch.setattr("fedmpt.engine.train.simulated_losses", lambda *_, **__: next(lost, {}))
+    monkeypatch.setattr("fedmpt.engine.loop.simulated_losses", lambda *_, **__: next(lost, {}))
     with pytest.raises(BudgetExhausted):
         shared(train__rounds=1)
     history = read_ledger(tmp_path / "run/ledger/client-000.jsonl")
