@@ -83,7 +83,21 @@ class Rounds(Protocol):
         ...
 
 
-class AveragedUpdates:
+class OneSum:
+    """What ways with a single sum a round have in common; see `Rounds`."""
+
+    @property
+    def sums(self) -> int:
+        """One."""
+        return 1
+
+    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
+        """Return the first sum."""
+        del more
+        return first
+
+
+class AveragedUpdates(OneSum):
     """Clients train locally, and the server averages their updates; see `Rounds`."""
 
     def __init__(self, envelope: Envelope) -> None:
@@ -95,11 +109,6 @@ class AveragedUpdates:
         return self._envelope.layout
 
     @property
-    def sums(self) -> int:
-        """One."""
-        return 1
-
-    @property
     def resubmit(self) -> bool:
         """True: an update that is noised already is no new release."""
         return True
@@ -109,11 +118,6 @@ class AveragedUpdates:
     ) -> SegmentValues:
         """Return a client's update after local training."""
         return self._envelope.seal(site.train(state, lr=lr, sketch=sketch))
-
-    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
-        """Return the first sum."""
-        del more
-        return first
 
     def advance(
         self, state: GlobalState, aggregate: Aggregate, *, lr: float, sketch: Sketch | None

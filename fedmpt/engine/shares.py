@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from fedmpt.engine.prepare import Federation
-from fedmpt.engine.rounds import FurtherSum
+from fedmpt.engine.rounds import OneSum
 from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST, SET_ASIDE
 from fedmpt.engine.sites import Site
 from fedmpt.errors import RunError, UsageError
@@ -28,7 +28,7 @@ from secagg import Aggregate, Layout
 from secagg import Update as SegmentValues
 
 
-class SharedNoise:
+class SharedNoise(OneSum):
     """Rounds of such a run; see `fedmpt.engine.rounds.Rounds`.
 
     Args:
@@ -63,11 +63,6 @@ class SharedNoise:
         return self._envelope.layout
 
     @property
-    def sums(self) -> int:
-        """One."""
-        return 1
-
-    @property
     def resubmit(self) -> bool:
         """False: the same query under two shares of noise would give away what one share hides."""
         return False
@@ -77,11 +72,6 @@ class SharedNoise:
     ) -> SegmentValues:
         """Return a client's noised query of this round, charged."""
         return self._envelope.seal(site.contribute(state, self.shapes, lr=lr, sketch=sketch))
-
-    def complete(self, first: Aggregate, more: FurtherSum) -> Aggregate:
-        """Return the first sum."""
-        del more
-        return first
 
     def loss(self, aggregate: Aggregate) -> None:
         """None: no loss leaves a client."""
