@@ -19,7 +19,6 @@ from fedmpt.engine.model_card import run_card
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.rounds import Rounds
 from fedmpt.engine.sites import Site
-from fedmpt.engine.spaces import round_sketch
 from fedmpt.engine.summary import make_summary
 from fedmpt.errors import RunError, StorageError
 from fedmpt.inference.card import CARD_FILE, MODEL_FILE, TunedTensors, card_text, to_file
@@ -170,12 +169,10 @@ class Loop:
 
     def _sketch(self) -> Sketch | None:
         """Return the round's sketch of the text encoder, where gradients are clipped in one."""
-        if not self._config.privacy.enabled:
-            return None
         started = time.perf_counter()
         federation, state = self._federation, self.state
         parameters = federation.spec.unflatten(state.vector, federation.backbone.device)
-        sketch = round_sketch(self._config, federation.method, parameters, round_number=state.round)
+        sketch = federation.sketches.at(parameters, round_number=state.round)
         self._phase["train"] += time.perf_counter() - started
         return sketch
 

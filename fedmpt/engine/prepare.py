@@ -27,7 +27,7 @@ from fedmpt.data.registry import load_dataset
 from fedmpt.engine.defaults import resolve
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
-from fedmpt.engine.spaces import choose_space
+from fedmpt.engine.spaces import RoundSketches, choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
@@ -71,6 +71,7 @@ class Federation:
         schedule: the cohort of every round, public and independent of the method.
         digest: of configuration, frozen model and classes.
         space_reason: why gradients are clipped where they are; empty without privacy.
+        sketches: of the text encoder, round by round, for the space of that name.
         protocol_digests: of all that the benchmark fixes, by name; independent of the method.
     """
 
@@ -91,6 +92,7 @@ class Federation:
     schedule: tuple[tuple[ClientId, ...], ...]
     digest: bytes
     space_reason: str
+    sketches: RoundSketches
     protocol_digests: dict[str, str]
 
     @property
@@ -183,6 +185,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         schedule=schedule if initial else (),
         digest=_digest(config, backbone, dataset.classes),
         space_reason=space_reason,
+        sketches=RoundSketches(config, method),
         protocol_digests=protocol_digests(
             dataset, masked=masked.train.labels, partition=parts, schedule=schedule
         ),

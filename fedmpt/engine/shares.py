@@ -34,13 +34,12 @@ class SharedNoise(OneSum):
     Args:
         federation: the prepared run.
         plans: the clients' plans, alike but for their sizes.
-        sketch: at the initial state; for the space of that name.
 
     Raises:
         UsageError: discrete noise would cost more than what is set aside from delta.
     """
 
-    def __init__(self, federation: Federation, plans: list[DPPlan], sketch: Sketch | None) -> None:
+    def __init__(self, federation: Federation, plans: list[DPPlan]) -> None:
         self._federation = federation
         self._plans = plans
         self._parameters = {
@@ -50,7 +49,7 @@ class SharedNoise(OneSum):
         self._optimizer = make_optimizer(self._parameters, federation.local, lr=1.0)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._by_client = plans[0].unit is PrivacyUnit.CLIENT
-        self.shapes = self._shapes(sketch)
+        self.shapes = self._shapes()
         self._reader = IntegerGradient(plan=plans[0], shapes=self.shapes)
         self._envelope = GridEnvelope.of(
             dimension=self._reader.dimension, noise_bound=self._noise_bound()
@@ -132,12 +131,13 @@ class SharedNoise(OneSum):
             moments.setdefault(int(index), {})[name] = value
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
 
-    def _shapes(self, sketch: Sketch | None) -> dict[str, tuple[int, ...]]:
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         if self._by_client:
             return {DELTA_BLOCK: (self._federation.spec.size,)}
-        method = self._federation.method
+        method, initial = self._federation.method, self._federation.initial
+        sketch = self._federation.sketches.at(initial, round_number=0)
         space = make_space(self._plans[0].space, method, sketch=sketch)
-        return released_shapes(method, space, self._federation.initial)
+        return released_shapes(method, space, initial)
 
     def _noise_bound(self) -> int:
         plan = self._plans[0]

@@ -28,7 +28,6 @@ from fedmpt.engine.share_terms import (
     equal_rates,
     honest_others,
 )
-from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import RunError, UpdateError, UsageError
 from fedmpt.learner import (
     make_space,
@@ -133,7 +132,7 @@ def _block_weights(federation: Federation) -> dict[str, float]:
     """Return the public weight of every block in the joint norm: by configuration, else by least noise."""
     config = federation.config.privacy
     method, initial = federation.method, federation.initial
-    sketch = round_sketch(federation.config, method, initial, round_number=0)
+    sketch = federation.sketches.at(initial, round_number=0)
     norms = typical_norms(method, initial, space=DPSpace(config.space), sketch=sketch)
     space = make_space(DPSpace(config.space), method, sketch=sketch)
     shapes = released_shapes(method, space, initial)

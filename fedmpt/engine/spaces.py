@@ -71,27 +71,61 @@ def _why_not_sketched(method: Method) -> str:
     return ""
 
 
+class RoundSketches:
+    """The sketches of one run's rounds, each built once however many parts of the run ask for it.
+
+    Block weights, the shapes of shared noise and the first round all start from the same released parameters. Which
+    prompts act on a slice of the text features each is found once, at the first parameters asked for.
+    """
+
+    def __init__(self, config: Config, method: Method) -> None:
+        """Start without a sketch.
+
+        Args:
+            config: the configuration, its space chosen.
+            method: the method.
+        """
+        self._config = config
+        self._method = method
+        self._sliced: tuple[str, ...] | None = None
+        self._last: tuple[int, Sketch] | None = None  # with the round it was built for
+
+    def at(self, parameters: Parameters, *, round_number: int) -> Sketch | None:
+        """Return the sketch that all clients of a round share; None where nothing is clipped in one.
+
+        Args:
+            parameters: the released parameters the round starts from.
+            round_number: rounds done before; the sketch's directions are drawn anew for each.
+        """
+        privacy, method = self._config.privacy, self._method
+        if not privacy.enabled or privacy.space != DPSpace.SKETCH.value or privacy.unit == "client":
+            return None
+        prompts = {name: parameters[name].detach() for name in method.prompt_blocks}
+        if self._last is not None:
+            number, sketch = self._last
+            if number == round_number and _same(prompts, sketch.prompts):
+                return sketch
+        self._last = None  # two at a time would not fit where one hardly does
+        if self._sliced is None:
+            self._sliced = find_sliced(method.encode_text, prompts)
+        sketch = build_sketch(
+            method.encode_text,
+            prompts,
+            ranks={name: privacy.sketch_rank for name in prompts},
+            sliced=self._sliced,
+            public_seed=seed_of(self._config.seed, "sketch", round_number),
+            power_iterations=POWER_ITERATIONS,
+        )
+        self._last = (round_number, sketch)
+        return sketch
+
+
 def round_sketch(
     config: Config, method: Method, parameters: Parameters, *, round_number: int
 ) -> Sketch | None:
-    """Return the sketch that all clients of a round share; None where the space is another.
+    """Return one round's sketch, as `RoundSketches.at`, for those who ask once."""
+    return RoundSketches(config, method).at(parameters, round_number=round_number)
 
-    Args:
-        config: the configuration, its space chosen.
-        method: the method.
-        parameters: the released parameters the round starts from.
-        round_number: rounds done before; the sketch's directions are drawn anew for each.
-    """
-    if DPSpace(config.privacy.space) is not DPSpace.SKETCH:
-        return None
-    prompts = {name: parameters[name].detach() for name in method.prompt_blocks}
-    sliced = find_sliced(method.encode_text, prompts)
-    rank = config.privacy.sketch_rank
-    return build_sketch(
-        method.encode_text,
-        prompts,
-        ranks={name: rank for name in prompts},
-        sliced=sliced,
-        public_seed=seed_of(config.seed, "sketch", round_number),
-        power_iterations=POWER_ITERATIONS,
-    )
+
+def _same(some: Parameters, others: Parameters) -> bool:
+    return all(torch.equal(value, others[name]) for name, value in some.items())

@@ -37,7 +37,6 @@ from fedmpt.engine.protocol import protocol_record
 from fedmpt.engine.rounds import AveragedUpdates, Rounds
 from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
-from fedmpt.engine.spaces import round_sketch
 from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
 from fedmpt.runstore import LEDGER_FOLDER, RunStore, of_stretch
@@ -256,10 +255,7 @@ def _plans(federation: Federation, accountant: PLDAccountant) -> list[DPPlan]:
 def _rounds(federation: Federation, plans: list[DPPlan]) -> Rounds:
     """Return how this run's rounds work."""
     if plans and plans[0].noise is NoiseMode.SHARES:
-        sketch = round_sketch(
-            federation.config, federation.method, federation.initial, round_number=0
-        )
-        return SharedNoise(federation, plans, sketch)
+        return SharedNoise(federation, plans)
     envelope = _envelope(federation, plans)
     adaptive = federation.method.aggregation == "fedawa"
     return AdaptiveUpdates(envelope) if adaptive else AveragedUpdates(envelope)

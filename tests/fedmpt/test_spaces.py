@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import load_config
+from fedmpt.engine import spaces
 from fedmpt.engine.defaults import resolve
-from fedmpt.engine.spaces import choose_space, round_sketch
+from fedmpt.engine.spaces import RoundSketches, choose_space, round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.methods.fedmpt import FedMPT
+from fedmpt.methods.registry import METHODS, build_method
+from privacy.sketch import find_sliced
 
 MANY = ("cat", "dog", "bus", "sheep", "tree", "car", "boat", "horse", "bird", "cow")
 
@@ -68,3 +74,90 @@ def test_all_clients_of_a_round_get_one_sketch_that_no_data_touches(backbone: Ba
     assert first.digest != other.digest
     shapes = {name: tuple(factor.singular.shape) for name, factor in first.factors.items()}
     assert shapes == {"condition_tokens": (4, 3), "class_tokens": (1, 3)}
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often a sketch was built, and its slices looked for."""
+    counts = {"build_sketch": 0, "find_sliced": 0}
+
+    def count(name: str) -> None:
+        real: Callable[..., Any] = getattr(spaces, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(spaces, name, counting)
+
+    for name in counts:
+        count(name)
+    return counts
+
+
+@pytest.mark.parametrize("noise", ["local", "shares"])
+def test_a_run_builds_one_sketch_a_round_and_looks_for_its_slices_once(
+    small_run: Callable[..., dict[str, Any]], tmp_path: Path, counted: dict[str, int], noise: str
+) -> None:
+    small_run(
+        tmp_path / "run",
+        clients__count=5,
+        privacy__noise=noise,
+        privacy__space="sketch",
+        privacy__sketch_rank=1,
+    )
+    assert counted == {"build_sketch": 2, "find_sliced": 1}  # of two rounds
+
+
+def test_a_sketch_is_built_anew_for_other_parameters_or_another_round(backbone: Backbone) -> None:
+    options = {"privacy.space": "sketch", "privacy.sketch_rank": 1}
+    config = resolve(load_config(options=options), data_name="scenes")
+    method = FedMPT(backbone, MANY[:3], config.method.fedmpt)
+    start = method.initial_parameters(0)
+    sketches = RoundSketches(config, method)
+    first = sketches.at(start, round_number=0)
+    equal = {name: value.clone() for name, value in start.items()}
+    assert sketches.at(equal, round_number=0) is first
+    moved = start | {name: start[name] + 0.1 for name in method.prompt_blocks}
+    for parameters, number in ((moved, 0), (start, 1), (start, 0)):
+        sketch = sketches.at(parameters, round_number=number)
+        fresh = round_sketch(config, method, parameters, round_number=number)
+        assert sketch is not None
+        assert fresh is not None
+        assert sketch.digest == fresh.digest
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"enabled": False, "space": "sketch"},
+        {"space": "text"},
+        {"space": "sketch", "unit": "client"},
+    ],
+)
+def test_nothing_is_sketched_where_no_gradient_is_clipped_in_a_sketch(
+    backbone: Backbone, counted: dict[str, int], options: dict[str, object]
+) -> None:
+    given = {f"privacy.{name}": value for name, value in options.items()}
+    config = resolve(load_config(options=given), data_name="scenes")
+    method = FedMPT(backbone, MANY[:3], config.method.fedmpt)
+    assert RoundSketches(config, method).at(method.initial_parameters(0), round_number=0) is None
+    assert counted["build_sketch"] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
+def test_the_slices_of_a_method_are_the_same_wherever_its_parameters_are(
+    backbone: Backbone, name: str
+) -> None:
+    config = load_config(options={"method.name": name})
+    config = resolve(config, data_name="scenes")
+    method = build_method(backbone, MANY[:3], config.method)
+    start = method.initial_parameters(0)
+    random = torch.Generator().manual_seed(1)
+    moved = {
+        name: value + 0.1 * torch.randn(value.shape, generator=random)
+        for name, value in start.items()
+        if name in method.prompt_blocks
+    }
+    at_start = find_sliced(method.encode_text, {name: start[name] for name in moved})
+    assert at_start == find_sliced(method.encode_text, moved)
