@@ -323,6 +323,12 @@ class SecAggConfig(Section, frozen=True, kw_only=True):
     dropout: Probability = 0.0  # simulated probability that a client vanishes in a round
 
 
+class EvaluationConfig(Section, frozen=True, kw_only=True):
+    """When the model is scored on the test split; the start and the last round always are."""
+
+    every: Positive = 1  # rounds; of the others metrics.jsonl has a line without metrics
+
+
 class Config(Section, frozen=True, kw_only=True):
     """Everything that decides a run."""
 
@@ -335,6 +341,7 @@ class Config(Section, frozen=True, kw_only=True):
     train: TrainConfig = TrainConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     secagg: SecAggConfig = SecAggConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
 
 def load_config(

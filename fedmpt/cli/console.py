@@ -46,9 +46,12 @@ class Console:
         number = f"{record.round:>{len(str(record.rounds))}}"
         name = f"round {number}/{record.rounds}" if record.round else "zero-shot"
         metrics = record.metrics
-        parts = [
-            f"{name:<12} mAP {metrics.mAP:5.1f}  CF1 {metrics.CF1:5.1f}  OF1 {metrics.OF1:5.1f}"
-        ]
+        figures = (
+            f"mAP {metrics.mAP:5.1f}  CF1 {metrics.CF1:5.1f}  OF1 {metrics.OF1:5.1f}"
+            if metrics is not None
+            else f"{'not evaluated':31}"
+        )
+        parts = [f"{name:<12} {figures}"]
         if record.epsilon is not None:
             parts.append(f"epsilon {display_epsilon(record.epsilon[1])}")
         if record.round:

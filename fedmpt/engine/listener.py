@@ -73,7 +73,8 @@ class RoundRecord:
     Attributes:
         round: rounds done.
         rounds: rounds in all.
-        metrics: of the global model on the test split; the mean over clients where each has its own.
+        metrics: of the global model on the test split; the mean over clients where each has its own. None where the
+            round was not evaluated.
         shared: of the shared blocks alone, where clients have blocks of their own.
         survivors: clients whose updates are in the sum.
         dropped: clients of the cohort that vanished, with the stage they missed.
@@ -87,7 +88,7 @@ class RoundRecord:
 
     round: int
     rounds: int
-    metrics: Metrics
+    metrics: Metrics | None
     shared: Metrics | None = None
     survivors: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
@@ -99,10 +100,10 @@ class RoundRecord:
     seconds: tuple[tuple[str, float], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Return the record as JSON values."""
+        """Return the record as JSON values; a round that was not evaluated has no metrics among them."""
         return {
             "round": self.round,
-            **self.metrics.as_dict(),
+            **(self.metrics.as_dict() if self.metrics is not None else {}),
             "mAP_shared": self.shared.mAP if self.shared else None,
             "survivors": list(self.survivors),
             "dropped": [{"client": client, "stage": stage} for client, stage in self.dropped],
@@ -124,7 +125,7 @@ class Listener(Progress, Protocol):
         ...
 
     def round_done(self, record: RoundRecord) -> None:
-        """A round is evaluated and on disk."""
+        """A round is on disk; one that only turned out to be the last is told again once it is evaluated."""
         ...
 
     def warning(self, text: str) -> None:

@@ -101,6 +101,7 @@ class Loop:
                     f"the run ends after {self.state.round} of {len(schedule)} rounds: {error}"
                 )
                 break
+        self._evaluate_last()
 
     def evaluate_frozen(self) -> None:
         """Record the frozen CLIP as round 0, where that is all there is."""
@@ -149,7 +150,7 @@ class Loop:
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
         for client in plan.cohort:
             self._sites[client].keep(plan.round)
-        metrics, shared = self._evaluate()
+        metrics, shared = self._evaluate() if self._is_evaluated(plan.round) else (None, None)
         spent = [site.epsilon for site in self._sites if site.epsilon]
         record = RoundRecord(
             round=plan.round,
@@ -285,6 +286,25 @@ class Loop:
             metrics, shared = metrics_with({}), None
         self._phase["evaluate"] += time.perf_counter() - started
         return metrics, shared
+
+    def _is_evaluated(self, number: int) -> bool:
+        every = self._config.evaluation.every
+        return number % every == 0 or number == len(self._federation.schedule)
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the round that the run ended with, if more were to come: a run ends with figures."""
+        last = self._records[-1]
+        if last.metrics is not None:
+            return
+        before = self._phase["evaluate"]
+        metrics, shared = self._evaluate()
+        seconds = dict(last.seconds) | {"evaluate": self._phase["evaluate"] - before}
+        self._records[-1] = replace(
+            last, metrics=metrics, shared=shared, seconds=tuple(seconds.items())
+        )
+        self._commit()
+        self._store.rewrite_metrics([record.as_dict() for record in self._records])
+        self._listener.round_done(self._records[-1])
 
     def _frozen_record(self) -> RoundRecord:
         """Return the record of round 0, the frozen CLIP."""

@@ -12,6 +12,7 @@ from fedmpt.engine.listener import RoundRecord
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import top_k_figures
 from fedmpt.engine.share_terms import claim
+from fedmpt.errors import RunError
 from fedmpt.metrics import Metrics
 from fedmpt.protect import MODES
 from secagg import statement
@@ -43,7 +44,9 @@ def make_summary(
         seconds: the run took.
     """
     config, rounds = federation.config, records[1:]
-    first, last = records[0].metrics, records[-1]
+    first, final, shared = records[0].metrics, records[-1].metrics, records[-1].shared
+    if first is None or final is None:
+        raise RunError("the first and the last round of a run must be evaluated")
     sent = [record.bytes_up for record in rounds]
     cohort = len(federation.schedule[0]) if federation.schedule else 0
     protected, against = claim(config, cohort=max(1, cohort))
@@ -61,10 +64,10 @@ def make_summary(
         "protocol_digests": federation.protocol_digests,
         "zero_shot": _headline(first),
         "zero_shot_class_token": _headline(class_token),
-        "final": _headline(last.metrics),
-        "final_shared": _headline(last.shared) if last.shared else None,
-        "final_top_k": top_k_figures(last.metrics),
-        "final_AP": dict(zip(federation.dataset.scored, last.metrics.AP, strict=True)),
+        "final": _headline(final),
+        "final_shared": _headline(shared) if shared else None,
+        "final_top_k": top_k_figures(final),
+        "final_AP": dict(zip(federation.dataset.scored, final.AP, strict=True)),
         "privacy": {
             "run": name,
             "enabled": config.privacy.enabled,

@@ -26,11 +26,11 @@ def curves(source: RunSource) -> Html:
         line_chart(
             "metrics",
             title="mAP, CF1 and OF1 of the global model on the test split",
-            description=f"Percent over rounds. {_story(lines)} Round 0 is the frozen CLIP.",
+            description=f"Percent over rounds. {_story(source.evaluated)} Round 0 is the frozen CLIP.",
             lines=[
                 Line(
                     label=name,
-                    points=tuple((line["round"], line[name]) for line in lines),
+                    points=tuple((line["round"], line[name]) for line in source.evaluated),
                 )
                 for name in METRICS
             ],
@@ -46,7 +46,7 @@ def curves(source: RunSource) -> Html:
     rows = [
         (
             str(line["round"]),
-            *(f"{line[name]:.1f}" for name in METRICS),
+            *(_percent(line.get(name)) for name in METRICS),
             "-" if line["epsilon_max"] is None else display_epsilon(line["epsilon_max"], 3),
             str(len(line["survivors"])),
             str(len(line["dropped"])),

@@ -62,6 +62,11 @@ class RunSource:
         return len({*first["survivors"], *(one["client"] for one in first["dropped"])})
 
     @property
+    def evaluated(self) -> list[dict[str, Any]]:
+        """Lines of the rounds that were evaluated: the first and the last, and every so many between."""
+        return [line for line in self.metrics if "AP" in line]
+
+    @property
     def epsilon(self) -> float | None:
         """Largest epsilon that a client spent in this run, from its ledger; None where nothing is booked."""
         return max((account.epsilon for account in self.audit.accounts), default=None)
@@ -85,7 +90,8 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
             f"{folder}: has no summary.json: the run did not finish; what it spent is told by `fedmpt audit {folder}`"
         )
     _require_fields(folder, records.summary)
-    if any(len(line["AP"]) != len(records.summary["final_AP"]) for line in records.metrics):
+    scored = len(records.summary["final_AP"])
+    if any(len(line["AP"]) != scored for line in records.metrics if "AP" in line):
         raise UsageError(
             f"{folder}: summary.json and metrics.jsonl are over different classes; are they of one run?"
         )

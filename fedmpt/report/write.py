@@ -90,7 +90,7 @@ def run_page(folder: Path, choices: Choices, progress: Progress) -> Html:
         parties(source),
         costs(source),
         checks(source),
-        pictures(examples, data=summary["data"], threshold=source.metrics[-1]["threshold"]),
+        pictures(examples, data=summary["data"], threshold=source.evaluated[-1]["threshold"]),
         _config(source),
     )
 
