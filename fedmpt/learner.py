@@ -172,14 +172,16 @@ def train_privately(
     parameters = _leaves(spec, state, device, local)
     optimizer = make_optimizer(parameters, settings, lr)
     space = make_space(plan.space, method, sketch=sketch, prompt_chunk=prompt_chunk)
+    head = _head(method, space, parameters)
     shapes = released_shapes(method, space, parameters)
     gradient: PrivateGradient | LocalIntegerGradient = (
         LocalIntegerGradient(plan=plan, shapes=shapes, history=history)
         if plan.arithmetic is Arithmetic.INTEGER
         else PrivateGradient(plan=plan, shapes=shapes, noise=noise, history=history, device=device)
     )
-    for _ in range(plan.steps_per_round):
-        head = _head(method, space, parameters)
+    for step in range(plan.steps_per_round):
+        if step > 0:  # the first step's told the shapes
+            head = _head(method, space, parameters)
         *chunks, last = _chunks(sampler.draw(len(data)), method.examples_per_chunk)
         for positions in chunks:
             gradient.accumulate(_rows(method, space, head, *data.take(positions, device)))

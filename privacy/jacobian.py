@@ -36,6 +36,7 @@ class Space(Protocol):
     """One way to release the prompt gradient.
 
     A step calls `encode`, then `rows` for each chunk of the batch, then `to_prompt_gradient`.
+    `block_shapes` costs no pass through the encoder once `encode` was called.
     """
 
     @property
@@ -114,6 +115,7 @@ class TextSpace:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._graph: EncoderGraph | None = None
+        self._shape: tuple[int, ...] | None = None
 
     @property
     def name(self) -> DPSpace:
@@ -121,12 +123,15 @@ class TextSpace:
         return DPSpace.TEXT
 
     def block_shapes(self, prompts: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-        """One block, shaped like T."""
-        return {TEXT_BLOCK: _text_shape(self._encoder, prompts)}
+        """One block, shaped like T; a forward pass unless a step was begun before."""
+        if self._shape is None:
+            self._shape = _text_shape(self._encoder, prompts)
+        return {TEXT_BLOCK: self._shape}
 
     def encode(self, prompts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """T, detached; the graph behind it is kept for `to_prompt_gradient`."""
         self._graph = EncoderGraph(self._encoder, prompts)
+        self._shape = tuple(self._graph.text.shape)
         return self._graph.text.detach()
 
     def rows(self, text_gradients: torch.Tensor) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -166,6 +167,28 @@ def test_removing_an_example_moves_a_steps_release_by_at_most_the_clip_norm(
     assert max(moves) <= plan.max_grad_norm * (1 + 1e-5)
     assert max(moves) >= 0.99 * plan.max_grad_norm  # the bound is met, so it was tested
     assert any((update.delta != updates[-1].delta).any() for update in updates[:-1])
+
+
+@pytest.mark.parametrize(
+    ("space", "passes"), [(DPSpace.TEXT, 3), (DPSpace.PROMPT, 3), (DPSpace.SKETCH, 0)]
+)
+def test_a_private_step_passes_through_the_text_tower_once_and_in_a_sketch_never(
+    backbone: Backbone, space: DPSpace, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS)
+    parameters = _moved(method)
+    sketch = _sketch(method, parameters, rank=3) if space is DPSpace.SKETCH else None
+    calls: list[int] = []
+    encode = method.encode_text
+
+    def counting(values: Tensors) -> torch.Tensor:
+        calls.append(1)
+        return encode(values)
+
+    monkeypatch.setattr(method, "encode_text", counting)
+    plan = replace(_plan(space, 1.0), steps_per_round=3)
+    _step(method, parameters, _data(backbone), plan, sketch)
+    assert len(calls) == passes
 
 
 def test_the_sketch_space_needs_a_sketch(backbone: Backbone) -> None:
