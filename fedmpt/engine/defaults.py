@@ -76,9 +76,9 @@ PRIVATE: Final = Rule(
         "gate_up": SMALL_SHARE,
     },
 )
-# A round of shared noise is one step of the server for all clients together: many rounds, and Adam, whose steps find the
-# directions that plain SGD is slow in. It makes steps of the same size out of noise alone, too, so what gains nothing
-# here (gate and prompts) hardly moves.
+# A round of shared noise is one step of the server for all clients together: many rounds, and Adam, whose steps find
+# the directions that plain SGD is slow in. It makes steps of the same size out of noise alone, too, so what gains
+# nothing here (gate and prompts) hardly moves.
 SHARED: Final = replace(
     PRIVATE,
     rounds=150,

@@ -38,12 +38,15 @@ def test_a_preset_and_other_methods_keep_their_own_learning_rates() -> None:
 def test_shared_noise_makes_many_rounds_of_one_step_each_with_adam() -> None:
     shared = _resolved(privacy__noise="shares").train
     local = _resolved().train
-    assert shared.optimizer == "adam" and local.optimizer == "sgd"
-    assert shared.rounds == 150 and local.rounds == 20
+    assert shared.optimizer == "adam"
+    assert local.optimizer == "sgd"
+    assert shared.rounds == 150
+    assert local.rounds == 20
     assert shared.lr_multipliers["class_tokens"] < 1
     assert "adapter_core" not in shared.lr_multipliers  # Adam's step has no unit to make up for
 
 
 def test_a_client_as_the_unit_trains_locally_as_ever() -> None:
     by_client = _resolved(privacy__noise="shares", privacy__unit="client").train
-    assert by_client.optimizer == "sgd" and by_client.rounds == 20
+    assert by_client.optimizer == "sgd"
+    assert by_client.rounds == 20
