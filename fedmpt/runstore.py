@@ -27,6 +27,7 @@ from fedmpt.errors import StorageError, UsageError
 LEDGER_FOLDER: Final = "ledger"
 SUMMARY_FILE: Final = "summary.json"
 METRICS_FILE: Final = "metrics.jsonl"
+STATE_FILE: Final = "state.safetensors"
 _LOCK_FILE: Final = "lock"
 
 

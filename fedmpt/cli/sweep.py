@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
@@ -71,8 +72,8 @@ def command(
     grid = _grid(grid_file, axes, seeds, settings, baselines, reference)
     # Imported here: the help needs neither numpy nor rich.
     from fedmpt.cli.sweep_progress import SweepProgress
+    from fedmpt.sweep.cells import cells_of
     from fedmpt.sweep.figure import curve_of
-    from fedmpt.sweep.grid import cells_of
     from fedmpt.sweep.results import as_dict, gather, reference_label, write_results
     from fedmpt.sweep.run import default_jobs, run_cells
     from fedmpt.sweep.table import price_lines, to_markdown
@@ -116,21 +117,28 @@ def _grid(
     reference: str | None,
 ) -> Grid:
     """Return what is asked for; options add to a file's grid, or say otherwise than it."""
-    from fedmpt.sweep.grid import Grid, configuration_key, parse_axis, read_grid, seed_list
+    from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list
 
-    given = Grid(axes=(), seeds=(0,)) if file is None else read_grid(file, OPTIONS)
-    fixed = []
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(
-                f"--set {setting}: write it as key=value, for example --set train.rounds=10"
-            )
-        fixed.append(f"{configuration_key(key.strip(), OPTIONS)}={value}")
+    given = Grid(blocks=(), seeds=(0,)) if file is None else read_grid(file, OPTIONS)
+    fixed = tuple(parse_setting(text, OPTIONS) for text in settings)
+    named = {one.key for one in fixed}
+    blocks = given.blocks
+    if axes:
+        blocks = (Block(axes=tuple(parse_axis(text, OPTIONS) for text in axes)),)
+    for varied in (axis for block in blocks for axis in block.axes):
+        if varied.key in named:
+            raise UsageError(f"--set {varied.name}: the grid varies it; leave one of the two out")
     return Grid(
-        axes=tuple(parse_axis(text, OPTIONS) for text in axes) or given.axes,
+        blocks=tuple(
+            replace(
+                block,
+                fixed=tuple(one for one in block.fixed if one.key not in named),
+                seeds=block.seeds if seeds is None else None,
+            )
+            for block in blocks
+        ),
         seeds=given.seeds if seeds is None else seed_list(seeds, source="--seeds"),
-        fixed=(*given.fixed, *fixed),
+        fixed=(*(one for one in given.fixed if one.key not in named), *fixed),
         baselines=baselines or given.baselines,
         reference=reference or given.reference,
     )

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedmpt.sweep.grid import Cell
+from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.run import Failure
 
 

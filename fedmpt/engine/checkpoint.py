@@ -24,10 +24,10 @@ from fedmpt.engine.prepare import Federation
 from fedmpt.errors import RunError, UsageError
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics
+from fedmpt.runstore import STATE_FILE
 from fedmpt.types import GlobalState
 from privacy import LedgerHead
 
-STATE_FILE: Final = "state.safetensors"
 PHASES: Final = ("train", "secagg", "evaluate")
 _SCHEMA: Final = "fedmpt.state/1"
 _VECTOR: Final = "vector"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fedmpt.engine.aggregation import Aggregation, simulated_losses
-from fedmpt.engine.checkpoint import STATE_FILE, Checkpoint
+from fedmpt.engine.checkpoint import Checkpoint
 from fedmpt.engine.listener import Listener, RoundRecord
 from fedmpt.engine.model_card import run_card
 from fedmpt.engine.prepare import Federation
@@ -26,7 +26,7 @@ from fedmpt.learner import predict
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics, evaluate, mean_metrics
 from fedmpt.protect import round_context
-from fedmpt.runstore import SUMMARY_FILE, RunStore
+from fedmpt.runstore import STATE_FILE, SUMMARY_FILE, RunStore
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId, RoundPlan
 from privacy import BudgetExhausted, LedgerError

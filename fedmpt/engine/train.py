@@ -15,7 +15,6 @@ from fedmpt.data.features import cache_directory
 from fedmpt.engine.adaptive import AdaptiveUpdates
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.checkpoint import (
-    STATE_FILE,
     Checkpoint,
     first_checkpoint,
     plan_digest,
@@ -39,7 +38,7 @@ from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
-from fedmpt.runstore import LEDGER_FOLDER, RunStore, of_stretch
+from fedmpt.runstore import LEDGER_FOLDER, STATE_FILE, RunStore, of_stretch
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT
 from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
 

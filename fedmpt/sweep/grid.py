@@ -1,29 +1,25 @@
-"""A grid: which settings are varied over which values, and the cells that this makes.
+"""What a sweep is asked to do: which settings are varied over which values, in one grid or in several.
 
 A key is a configuration path or the name of a ``train`` option; every value is checked against the configuration's own
-types before anything runs. A cell is one condition (a value for each axis, or a baseline) with one seed.
+types before anything runs. `fedmpt.sweep.cells` says which runs this makes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import json
 import math
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedmpt.baselines import baseline_settings
-from fedmpt.config import Config, load_config, to_toml
+from fedmpt.config import load_config
 from fedmpt.errors import UsageError
 
 EPSILON: Final = "privacy.epsilon"
-_ENABLED: Final = "privacy.enabled"
-_FILE_KEYS: Final = frozenset({"grid", "seeds", "set", "baselines", "reference"})
-_NAME_LENGTH: Final = 60  # letters of a cell's folder before its digest
+_FILE_KEYS: Final = frozenset({"grid", "grids", "seeds", "set", "baselines", "reference"})
+_BLOCK_KEYS: Final = frozenset({"grid", "seeds", "set"})
 
 Value = str | int | float | bool | None | list[Any] | dict[str, Any]
 
@@ -44,56 +40,56 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One fixed setting.
+
+    Attributes:
+        name: as the user wrote it.
+        key: configuration path.
+        text: its value, in TOML; bare words are texts.
+    """
+
+    name: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        """Return ``key=value``, as `load_config` takes it."""
+        return f"{self.key}={self.text}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One of a sweep's grids.
+
+    Attributes:
+        axes: varied settings; every combination is a condition.
+        fixed: settings of this grid's cells, stronger than the sweep's; they tell its conditions from other grids'.
+        seeds: of this grid; None for the sweep's.
+    """
+
+    axes: tuple[Axis, ...]
+    fixed: tuple[Setting, ...] = ()
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """What a sweep is asked to do.
 
     Attributes:
-        axes: varied settings; every combination is a condition.
+        blocks: its grids; a condition that several of them make is run once.
         seeds: every condition is run with each.
-        fixed: settings ``key=value`` of every cell.
-        baselines: names of `fedmpt.baselines.BASELINES` that are run beside the grid, without privacy.
+        fixed: settings of every cell.
+        baselines: names of `fedmpt.baselines.BASELINES` that are run beside the grids, without privacy.
         reference: label of the condition that others are compared with; None for a default.
     """
 
-    axes: tuple[Axis, ...]
+    blocks: tuple[Block, ...]
     seeds: tuple[int, ...]
-    fixed: tuple[str, ...] = ()
+    fixed: tuple[Setting, ...] = ()
     baselines: tuple[str, ...] = ()
     reference: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
-    """What a cell is an instance of, apart from its seed.
-
-    Attributes:
-        label: unique in the sweep, for people: ``epsilon=1 secagg=masking``.
-        settings: (axis name, value as text) in the order of the axes; ``-`` where an axis does not apply.
-        epsilon: target epsilon of the guarantee; None without privacy.
-        baseline: name of the baseline; None for a condition of the grid.
-    """
-
-    label: str
-    settings: tuple[tuple[str, str], ...]
-    epsilon: float | None
-    baseline: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One run of a sweep.
-
-    Attributes:
-        condition: what it is an instance of.
-        seed: its experiment seed.
-        config: all of its configuration, before rules that depend on data.
-        name: of its folder; readable, with a digest of ``config``.
-    """
-
-    condition: Condition
-    seed: int
-    config: Config
-    name: str
 
 
 def axis(name: str, values: Iterable[Any], options: Mapping[str, str]) -> Axis:
@@ -113,7 +109,7 @@ def axis(name: str, values: Iterable[Any], options: Mapping[str, str]) -> Axis:
     checked = tuple(_checked(name, key, value) for value in values)
     if not checked:
         raise UsageError(f"--grid {name}: has no values; write it as {name}=1,2,4")
-    distinct = {_text(value) for value in checked}
+    distinct = {text_of(value) for value in checked}
     if len(distinct) < len(checked):
         raise UsageError(f"--grid {name}: names a value twice; give every value once")
     return Axis(name=name, key=key, values=checked)
@@ -133,11 +129,26 @@ def parse_axis(text: str, options: Mapping[str, str]) -> Axis:
     return axis(name.strip(), _split(values.strip()), options)
 
 
+def parse_setting(text: str, options: Mapping[str, str]) -> Setting:
+    """Return the setting that ``key=value`` describes; its value is checked with a cell's whole configuration.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: write it as key=value, for example --set train.rounds=10")
+    return Setting(
+        name=name.strip(), key=configuration_key(name.strip(), options), text=value.strip()
+    )
+
+
 def read_grid(file: Path, options: Mapping[str, str]) -> Grid:
     """Read a grid from a TOML file.
 
     Keys: a table ``[grid]`` of key = [values], ``seeds`` (a number or a list), a table ``[set]`` of fixed settings,
-    ``baselines`` and ``reference``.
+    ``baselines`` and ``reference``. In place of ``[grid]``, ``[[grids]]`` is a list of grids, each with its own
+    ``grid``, ``set`` and ``seeds``.
 
     Raises:
         UsageError: the file cannot be read, or something in it cannot be used.
@@ -148,29 +159,63 @@ def read_grid(file: Path, options: Mapping[str, str]) -> Grid:
         raise UsageError(f"{file}: {error.strerror}; give a readable TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: not valid TOML ({error})") from error
-    unknown = sorted(set(tree) - _FILE_KEYS)
-    if unknown:
-        raise UsageError(f"{file}: unknown key {unknown[0]}; known are {sorted(_FILE_KEYS)}")
-    axes = []
-    for name, values in _leaves(tree.get("grid", {})):
-        if not isinstance(values, list):
-            raise UsageError(f"{file}: grid {name} = {values!r}: give a list, [{values!r}]")
-        axes.append(axis(name, values, options))
-    fixed = tuple(
-        f"{configuration_key(name, options)}={_toml(value)}"
-        for name, value in _leaves(tree.get("set", {}))
-    )
+    _require_known(tree, _FILE_KEYS, file)
+    several = tree.get("grids", [])
+    if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
+        raise UsageError(f"{file}: grids = {several!r}: write each grid under [[grids]]")
+    if several and "grid" in tree:
+        raise UsageError(f"{file}: has both [grid] and [[grids]]; write it as another [[grids]]")
+    for one in several:
+        _require_known(one, _BLOCK_KEYS, file)
+    if "grid" in tree:
+        several = [{"grid": tree["grid"]}]
     baselines = tree.get("baselines", [])
     reference = tree.get("reference")
     if not isinstance(baselines, list) or not (reference is None or isinstance(reference, str)):
         raise UsageError(f"{file}: baselines is a list of names, reference the label of a cell")
     return Grid(
-        axes=tuple(axes),
+        blocks=tuple(_block(one, options, file) for one in several),
         seeds=seed_list(tree.get("seeds", 1), source=str(file)),
-        fixed=fixed,
+        fixed=_settings(tree, options, file),
         baselines=tuple(str(name) for name in baselines),
         reference=reference,
     )
+
+
+def _block(table: Mapping[str, Any], options: Mapping[str, str], file: Path) -> Block:
+    axes = []
+    for name, values in _leaves(_table(table, "grid", file)):
+        if not isinstance(values, list):
+            raise UsageError(f"{file}: grid {name} = {values!r}: give a list, [{values!r}]")
+        axes.append(axis(name, values, options))
+    seeds = table.get("seeds")
+    return Block(
+        axes=tuple(axes),
+        fixed=_settings(table, options, file),
+        seeds=None if seeds is None else seed_list(seeds, source=str(file)),
+    )
+
+
+def _settings(
+    table: Mapping[str, Any], options: Mapping[str, str], file: Path
+) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(name=name, key=configuration_key(name, options), text=_toml(value))
+        for name, value in _leaves(_table(table, "set", file))
+    )
+
+
+def _table(table: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise UsageError(f"{file}: {key} = {found!r}: write a table of settings, [{key}]")
+    return found
+
+
+def _require_known(table: Mapping[str, Any], known: frozenset[str], file: Path) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise UsageError(f"{file}: unknown key {unknown[0]}; known are {sorted(known)}")
 
 
 def seed_list(seeds: object, *, source: str) -> tuple[int, ...]:
@@ -201,81 +246,9 @@ def configuration_key(name: str, options: Mapping[str, str]) -> str:
     return name
 
 
-def cells_of(grid: Grid) -> list[Cell]:
-    """Return every cell once, the seeds outermost, so that an interrupted sweep has whole sets of conditions.
-
-    Conditions without privacy differ in no privacy setting, so they are one.
-
-    Raises:
-        UsageError: settings that contradict each other, an unknown baseline, or nothing to run.
-    """
-    if not grid.axes and not grid.baselines:
-        raise UsageError(
-            "nothing to sweep over: give --grid key=value,value, for example --grid dp.epsilon=1,8"
-        )
-    cells: dict[str, Cell] = {}
-    for seed in grid.seeds:
-        for name in grid.baselines:
-            cell = _baseline_cell(grid, name, seed)
-            cells.setdefault(cell.name, cell)
-        if grid.axes:
-            for values in itertools.product(*(axis.values for axis in grid.axes)):
-                cell = _grid_cell(grid, values, seed)
-                cells.setdefault(cell.name, cell)
-    return list(cells.values())
-
-
-def _grid_cell(grid: Grid, values: Sequence[Value], seed: int) -> Cell:
-    overrides: dict[str, Any] = {"seed": seed}
-    for axis, value in zip(grid.axes, values, strict=True):
-        if _without_privacy(axis.key, value):
-            overrides[_ENABLED] = False
-        else:
-            overrides[axis.key] = value
-    config = load_config(settings=grid.fixed, options=overrides)
-    settings = []
-    for axis, value in zip(grid.axes, values, strict=True):
-        applies = config.privacy.enabled or not axis.key.startswith("privacy.")
-        told = applies or _without_privacy(axis.key, value) or axis.key == _ENABLED
-        text = _text(value) if told else "inf" if axis.key == EPSILON else "-"
-        settings.append((axis.name, text))
-    if not config.privacy.enabled:  # what privacy would have been decides nothing
-        kept = {k: v for k, v in overrides.items() if not k.startswith("privacy.")}
-        config = load_config(settings=_open(grid.fixed), options=kept | {_ENABLED: False})
-    condition = Condition(
-        label=" ".join(f"{name}={text}" for name, text in settings if text != "-"),
-        settings=tuple(settings),
-        epsilon=config.privacy.epsilon if config.privacy.enabled else None,
-    )
-    return Cell(condition=condition, seed=seed, config=config, name=_name(condition, seed, config))
-
-
-def _baseline_cell(grid: Grid, name: str, seed: int) -> Cell:
-    overrides = baseline_settings(name, given=()) | {"seed": seed, _ENABLED: False}
-    config = load_config(settings=_open(grid.fixed), options=overrides)
-    condition = Condition(
-        label=name,
-        settings=tuple((axis.name, "-") for axis in grid.axes),
-        epsilon=None,
-        baseline=name,
-    )
-    return Cell(condition=condition, seed=seed, config=config, name=_name(condition, seed, config))
-
-
-def _open(settings: Iterable[str]) -> list[str]:
-    """Return the settings that decide something of a run without privacy."""
-    return [setting for setting in settings if not setting.strip().startswith("privacy.")]
-
-
-def _name(condition: Condition, seed: int, config: Config) -> str:
-    readable = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{condition.label} seed={seed}".strip())
-    digest = hashlib.sha256(to_toml(config).encode()).hexdigest()
-    return f"{readable[:_NAME_LENGTH]}-{digest[:12]}"
-
-
 def _checked(name: str, key: str, value: Any) -> Value:
     """Return a value as the configuration takes it; a word that looks like a number may be meant as text."""
-    if _without_privacy(key, value):
+    if without_privacy(key, value):
         return math.inf
     try:
         load_config(options={key: value})
@@ -287,11 +260,12 @@ def _checked(name: str, key: str, value: Any) -> Value:
                 pass
             else:
                 return str(value)
-        raise UsageError(f"--grid {name}={_text(value)}: {error}") from error
+        raise UsageError(f"--grid {name}={text_of(value)}: {error}") from error
     return value  # type: ignore[no-any-return]
 
 
-def _without_privacy(key: str, value: object) -> bool:
+def without_privacy(key: str, value: object) -> bool:
+    """Say whether a value of a setting stands for a run without privacy."""
     return key == EPSILON and (value == "inf" or value == math.inf)
 
 
@@ -322,15 +296,15 @@ def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[
     return found
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a setting's value for people."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _toml(value: object) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else str(value).replace("True", "true").replace("False", "false")
-    )
+    """Return a value as TOML: what `json` writes of texts, numbers, truth values and lists of them is TOML as well."""
+    return str(value) if isinstance(value, float) else json.dumps(value, default=str)

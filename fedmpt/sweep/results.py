@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fedmpt.errors import UsageError
 from fedmpt.runstore import write_whole
-from fedmpt.sweep.grid import Cell, Condition, Grid
+from fedmpt.sweep.cells import PRIVACY, Cell, Condition, columns_of
+from fedmpt.sweep.grid import Grid
 from fedmpt.sweep.price import SweepPrice, open_runs, sweep_prices
-from fedmpt.sweep.run import CELLS, Failure, summary_of
-from fedmpt.sweep.statistics import CONFIDENCE, Estimate, PairedDifference, estimate, paired
+from fedmpt.sweep.run import CELLS, Failure, run_folder, summary_of
+from fedmpt.sweep.statistics import (
+    CONFIDENCE,
+    Estimate,
+    PairedDifference,
+    Share,
+    estimate,
+    paired,
+    share,
+)
 from privacy import PLDAccountant
 
 SCHEMA: Final = "fedmpt.sweep/1"
 METRICS: Final = ("mAP", "CF1", "OF1")
+GAIN: Final = "mAP"  # whose gain over zero-shot is compared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +67,8 @@ class Outcome:
         zero_shot: metric -> estimate.
         gain: metric -> estimate of final less zero-shot, paired by seed.
         against: metric -> difference to the reference; empty for the reference and where no seed is shared.
+        kept: share of the gain in mAP that is left of a run without privacy; None where there is none to compare with.
+        kept_of: label of that condition without privacy; None without ``kept``.
     """
 
     condition: Condition
@@ -64,6 +77,8 @@ class Outcome:
     zero_shot: dict[str, Estimate]
     gain: dict[str, Estimate]
     against: dict[str, PairedDifference]
+    kept: Share | None = None
+    kept_of: str | None = None
 
     @property
     def epsilon(self) -> float | None:
@@ -76,7 +91,7 @@ class SweepResults:
     """All that a sweep's files say.
 
     Attributes:
-        axes: names of the varied settings.
+        axes: names of the settings by which conditions differ.
         outcomes: one a condition, in the grid's order, baselines last.
         reference: label of the condition that others are compared with.
         failures: cells that did not finish.
@@ -120,11 +135,15 @@ def gather(
     for cell in cells:
         summary = summary_of(cell, folder)
         if summary is not None:
-            rows[cell.condition.label].append(_row(cell, summary))
+            rows[cell.condition.label].append(_row(cell, run_folder(cell, folder).name, summary))
     ordered = sorted(conditions.values(), key=lambda one: one.baseline is not None)
+    counterparts = _counterparts(grid, ordered)
     return SweepResults(
-        axes=tuple(axis.name for axis in grid.axes),
-        outcomes=tuple(_outcome(one, rows[one.label], rows[reference]) for one in ordered),
+        axes=tuple(column.name for column in columns_of(grid)),
+        outcomes=tuple(
+            _with_share(_outcome(one, rows[one.label], rows[reference]), counterparts, rows)
+            for one in ordered
+        ),
         reference=reference,
         failures=tuple(failures),
         prices=tuple(sweep_prices(folder, PLDAccountant())),
@@ -157,6 +176,9 @@ def as_dict(results: SweepResults) -> dict[str, Any]:
                     }
                     for name, value in outcome.against.items()
                 },
+                "gain_kept": {"of": outcome.kept_of, **asdict(outcome.kept)}
+                if outcome.kept is not None
+                else None,
             }
             for outcome in results.outcomes
         ],
@@ -213,12 +235,12 @@ def write_results(results: SweepResults, folder: Path, *, table: str, curve: str
         write_whole(folder / "curve.svg", curve.encode())
 
 
-def _row(cell: Cell, summary: dict[str, Any]) -> Row:
+def _row(cell: Cell, name: str, summary: dict[str, Any]) -> Row:
     spent = [account["epsilon"] for account in summary["privacy"]["clients"]]
     return Row(
         condition=cell.condition.label,
         seed=cell.seed,
-        name=cell.name,
+        name=name,
         final={metric: summary["final"][metric] for metric in METRICS},
         zero_shot={metric: summary["zero_shot"][metric] for metric in METRICS},
         epsilon=max(spent, default=None),
@@ -246,3 +268,36 @@ def _outcome(condition: Condition, rows: list[Row], reference: list[Row]) -> Out
         gain=over(lambda row, metric: row.final[metric] - row.zero_shot[metric]),
         against=against,
     )
+
+
+def _counterparts(grid: Grid, conditions: Sequence[Condition]) -> dict[str, str]:
+    """Return, by private condition, the one without privacy that agrees with it otherwise, else the first of them."""
+    shared = [not column.key.startswith(PRIVACY) for column in columns_of(grid)]
+    in_grid = [one for one in conditions if one.baseline is None]
+    without = [one for one in in_grid if one.epsilon is None]
+    if not without:
+        return {}
+
+    def others(condition: Condition) -> list[tuple[str, str]]:
+        return list(itertools.compress(condition.settings, shared))
+
+    return {
+        one.label: next((w for w in without if others(w) == others(one)), without[0]).label
+        for one in in_grid
+        if one.epsilon is not None
+    }
+
+
+def _with_share(
+    outcome: Outcome, counterparts: Mapping[str, str], rows: Mapping[str, Sequence[Row]]
+) -> Outcome:
+    """Add what an outcome keeps of the gain without privacy."""
+    label = counterparts.get(outcome.condition.label)
+    if label is None:
+        return outcome
+    ours, theirs = (
+        {row.seed: row.final[GAIN] - row.zero_shot[GAIN] for row in some}
+        for some in (outcome.rows, rows[label])
+    )
+    kept = share(ours, theirs)
+    return outcome if kept is None else replace(outcome, kept=kept, kept_of=label)

@@ -1,9 +1,9 @@
 """Running the cells of a sweep, each in a process of its own, so that one that fails takes nothing else along.
 
 A sweep's folder: ``cells/NAME/`` the run folders, ``settings/NAME.toml`` what each cell was asked, ``logs/NAME.log``
-what it said, ``unfinished/`` run folders of cells that failed or were interrupted, kept because their ledgers say what
-they spent. A cell's name holds the digest of its configuration, so a cell that is finished is never run again, and one
-whose settings have changed is another cell.
+what it said, ``unfinished/`` run folders of cells that stopped before they could be resumed, kept because whatever lies
+in a ledger was spent. A cell's name holds the digest of its configuration, so a cell that is finished is never run
+again, one that was stopped is resumed after its last completed round, and one whose settings have changed is another.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol
 
 from fedmpt.config import to_toml
 from fedmpt.errors import RunError, UsageError
-from fedmpt.runstore import write_whole
-from fedmpt.sweep.grid import Cell
+from fedmpt.runstore import STATE_FILE, SUMMARY_FILE, write_whole
+from fedmpt.sweep.cells import Cell
 
 CELLS: Final = "cells"
 UNFINISHED: Final = "unfinished"
@@ -31,7 +31,9 @@ _POLL_S: Final = 0.1
 _GRACE_S: Final = 10.0  # for a process that was asked to stop
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-Command = Callable[[Path, Path], list[str]]  # (settings file, run folder) -> what is executed
+Command = Callable[
+    [Path, Path, bool], list[str]
+]  # (settings file, run folder, resumed) -> what is executed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +73,13 @@ class Watcher(Protocol):
         ...
 
 
-def train_command(settings: Path, folder: Path) -> list[str]:
-    """Return the command that runs one cell."""
+def train_command(settings: Path, folder: Path, resumed: bool) -> list[str]:
+    """Return the command that runs one cell, or goes on with one that was stopped."""
     code = "from fedmpt.cli import main; main()"
-    arguments = ["train", "--json", "--config", str(settings), "--out", str(folder)]
-    return [sys.executable, "-c", code, *arguments]
+    how = ["--resume", str(folder)]
+    if not resumed:
+        how = ["--config", str(settings), "--out", str(folder)]
+    return [sys.executable, "-c", code, "train", "--json", *how]
 
 
 def default_jobs() -> int:
@@ -84,9 +88,15 @@ def default_jobs() -> int:
     return max(1, (usable or 1) // 2)
 
 
+def run_folder(cell: Cell, folder: Path) -> Path:
+    """Return the run folder of a cell in a sweep's folder: that of its configuration, also if another grid named it."""
+    found = sorted((folder / CELLS).glob(f"*-{cell.digest}"))
+    return found[0] if found else folder / CELLS / cell.name
+
+
 def summary_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
     """Return the summary of a finished cell, or None."""
-    path = folder / CELLS / cell.name / "summary.json"
+    path = run_folder(cell, folder) / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,7 +121,7 @@ def run_cells(
     Args:
         cells: of the sweep.
         folder: of the sweep; made where it is missing.
-        jobs: processes at a time; each is single-threaded where there are several.
+        jobs: processes at a time, each of one thread; where there is one, the environment may say otherwise.
         watcher: told what happens.
         command: what runs a cell.
 
@@ -157,18 +167,19 @@ class _Running:
     ) -> None:
         self.cell = cell
         self._folder = folder
-        self._run_folder = folder / CELLS / cell.name
+        self._run_folder = run_folder(cell, folder)
         self._log = folder / "logs" / f"{cell.name}.log"
         self._started = time.monotonic()
-        _set_aside(self._run_folder, folder / UNFINISHED)
+        resumed = _can_go_on(self._run_folder)
+        if not resumed:
+            _set_aside(self._run_folder, folder / UNFINISHED)
         settings = folder / "settings" / f"{cell.name}.toml"
         write_whole(settings, to_toml(cell.config).encode())
-        environment = dict(os.environ)
-        if not alone:
-            environment |= dict.fromkeys(_THREADS, "1")
-        with self._log.open("wb") as log:
+        single = dict.fromkeys(_THREADS, "1")
+        environment = single | dict(os.environ) if alone else dict(os.environ) | single
+        with self._log.open("ab" if resumed else "wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 -- this program itself
-                command(settings, self._run_folder),
+                command(settings, self._run_folder, resumed),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -186,11 +197,12 @@ class _Running:
         return time.monotonic() - self._started
 
     def failure(self) -> Failure | None:
-        """Return what went wrong, once the process has ended; its run folder is set aside."""
+        """Return what went wrong, once the process has ended; a run that cannot be resumed is set aside."""
         code = self._process.wait()
         if code == 0 and summary_of(self.cell, self._folder) is not None:
             return None
-        _set_aside(self._run_folder, self._folder / UNFINISHED)
+        if not _can_go_on(self._run_folder):
+            _set_aside(self._run_folder, self._folder / UNFINISHED)
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         reason = lines[-1].strip() if lines else "it said nothing"
         return Failure(cell=self.cell, exit_code=code, reason=reason, log=self._log)
@@ -205,14 +217,19 @@ class _Running:
             self._process.wait()
 
 
-def _set_aside(run_folder: Path, place: Path) -> None:
+def _can_go_on(run: Path) -> bool:
+    """Say whether a run that was stopped has a checkpoint; before its first one it has charged nothing."""
+    return (run / STATE_FILE).exists()
+
+
+def _set_aside(run: Path, place: Path) -> None:
     """Keep the folder of a run that did not finish under a name of its own."""
-    if not run_folder.exists():
+    if not run.exists():
         return
     number = 1
-    while (place / f"{run_folder.name}.{number}").exists():
+    while (place / f"{run.name}.{number}").exists():
         number += 1
-    run_folder.rename(place / f"{run_folder.name}.{number}")
+    run.rename(place / f"{run.name}.{number}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Means with 95% confidence intervals over seeds, and paired differences; Student's t."""
+"""Means with 95% confidence intervals over seeds, paired differences and paired ratios; Student's t."""
 
 from __future__ import annotations
 
@@ -43,15 +43,35 @@ class PairedDifference:
     estimate: Estimate
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """The mean of a condition over that of another with the same seeds.
+
+    Attributes:
+        value: the ratio of the means.
+        low: of its confidence interval; None where there is none: one seed, or a divisor that may be zero.
+        high: of its confidence interval; likewise.
+        count: number of seeds that both have.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def __str__(self) -> str:
+        value = f"{100 * self.value:.0f}%"
+        if self.low is None or self.high is None:
+            return value
+        return f"{value} ({100 * self.low:.0f} to {100 * self.high:.0f})"
+
+
 def estimate(values: Sequence[float]) -> Estimate:
     """Return the mean of one or more values with its interval."""
     count = len(values)
     half = None
     if count > 1:
-        from scipy import special  # loaded late: the command line's help needs none of it
-
-        quantile = float(special.stdtrit(count - 1, 0.5 + CONFIDENCE / 2))
-        half = quantile * statistics.stdev(values) / math.sqrt(count)
+        half = _quantile(count) * statistics.stdev(values) / math.sqrt(count)
     return Estimate(mean=statistics.fmean(values), half_width=half, count=count)
 
 
@@ -66,3 +86,43 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Paire
     if not differences:
         return None
     return PairedDifference(by_seed=differences, estimate=estimate(list(differences.values())))
+
+
+def share(values: Mapping[int, float], whole: Mapping[int, float]) -> Share | None:
+    """Return the ratio of two means, paired by seed, with Fieller's interval.
+
+    A ratio ``r`` is in the interval where the paired differences ``value - r * whole`` do not tell their mean from 0.
+
+    Args:
+        values: by seed.
+        whole: by seed; the divisor.
+
+    Returns:
+        None where no seed is shared or the divisor's mean is not above 0.
+
+    Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16 (1954).
+    """
+    seeds = sorted(set(values) & set(whole))
+    if not seeds:
+        return None
+    ours, theirs = [values[seed] for seed in seeds], [whole[seed] for seed in seeds]
+    above, below = statistics.fmean(ours), statistics.fmean(theirs)
+    if below <= 0:
+        return None
+    low = high = None
+    if len(seeds) > 1:
+        spread = _quantile(len(seeds)) ** 2 / len(seeds)
+        square = below**2 - spread * statistics.variance(theirs)
+        middle = above * below - spread * statistics.covariance(ours, theirs)
+        rest = above**2 - spread * statistics.variance(ours)
+        if square > 0:  # else the interval is not bounded
+            root = math.sqrt(max(0.0, middle**2 - square * rest))
+            low, high = (middle - root) / square, (middle + root) / square
+    return Share(value=above / below, low=low, high=high, count=len(seeds))
+
+
+def _quantile(count: int) -> float:
+    """Return Student's quantile for the mean of two or more values."""
+    from scipy import special  # loaded late: the command line's help needs none of it
+
+    return float(special.stdtrit(count - 1, 0.5 + CONFIDENCE / 2))

@@ -76,7 +76,20 @@ def _price_lines(price: SweepPrice) -> list[str]:
     return lines
 
 
+def share_lines(results: SweepResults) -> list[str]:
+    """Return what the share of a gain is a share of, in a sentence; nothing where no share is shown."""
+    divisors = dict.fromkeys(one.kept_of for one in results.outcomes if one.kept is not None)
+    if not divisors:
+        return []
+    named = next(iter(divisors)) if len(divisors) == 1 else "the same settings without privacy"
+    return [
+        f"Gain kept: gain in mAP over zero-shot, as a share of that of {named}, with the 95% interval of the ratio "
+        "(Fieller, paired by seed)."
+    ]
+
+
 def _results(results: SweepResults) -> str:
+    with_share = any(outcome.kept is not None for outcome in results.outcomes)
     rows = [
         [
             *_names(outcome, results.axes),
@@ -85,13 +98,15 @@ def _results(results: SweepResults) -> str:
             str(outcome.zero_shot["mAP"]),
             *(str(outcome.final[metric]) for metric in METRICS),
             str(outcome.gain["mAP"]),
+            *([str(outcome.kept or "-")] if with_share else []),
         ]
         if outcome.rows
-        else [*_names(outcome, results.axes), "0", *(["-"] * 6)]
+        else [*_names(outcome, results.axes), "0", *(["-"] * (6 + with_share))]
         for outcome in results.outcomes
     ]
     header = [*_heads(results), "seeds", "epsilon spent", "zero-shot mAP"]
-    return _table([*header, *METRICS, "gain in mAP"], rows)
+    heads = [*header, *METRICS, "gain in mAP", *(["gain kept"] if with_share else [])]
+    return "\n\n".join([_table(heads, rows), *share_lines(results)])
 
 
 def _comparisons(results: SweepResults) -> str:

@@ -18,23 +18,27 @@ from scipy import stats
 
 from fedmpt.cli.train import OPTIONS
 from fedmpt.errors import UsageError
+from fedmpt.sweep.cells import Cell, cells_of
 from fedmpt.sweep.curve import Level, Panel, Point, Series, privacy_utility_svg
 from fedmpt.sweep.figure import curve_of
-from fedmpt.sweep.grid import Cell, Grid, cells_of, parse_axis
+from fedmpt.sweep.grid import Block, Grid, parse_axis
 from fedmpt.sweep.price import sweep_prices
 from fedmpt.sweep.results import SweepResults, as_csv, as_dict, gather, write_results
 from fedmpt.sweep.run import Failure, run_cells
-from fedmpt.sweep.statistics import estimate, paired
+from fedmpt.sweep.statistics import estimate, paired, share
 from fedmpt.sweep.table import price_lines, to_markdown
 from privacy import Ledger, LedgerTerms, PLDAccountant, PrivacyUnit, make_plan, read_ledger
 
 STAND_IN = """
-import json, pathlib, sys, time, tomllib
-settings, folder = map(pathlib.Path, sys.argv[1:])
+import json, os, pathlib, sys, time, tomllib
+settings, folder = map(pathlib.Path, sys.argv[1:3])
+resumed = sys.argv[3] == "1"
 config = tomllib.loads(settings.read_text())
 with (settings.parents[1] / "started").open("a") as file:
-    file.write(folder.name + chr(10))
-folder.mkdir()
+    file.write(f"{'resumed' if resumed else 'new'} {os.environ['OMP_NUM_THREADS']} {folder.name}" + chr(10))
+folder.mkdir(exist_ok=resumed)
+if (settings.parents[1] / "charged").exists():
+    (folder / "state.safetensors").touch()
 (folder / "config.toml").write_text(settings.read_text())
 if (settings.parents[1] / "slow").exists():
     time.sleep(60)
@@ -73,13 +77,13 @@ class Heard:
         self.failures.append(failure)
 
 
-def stand_in(settings: Path, folder: Path) -> list[str]:
-    return [sys.executable, "-c", STAND_IN, str(settings), str(folder)]
+def stand_in(settings: Path, folder: Path, resumed: bool) -> list[str]:
+    return [sys.executable, "-c", STAND_IN, str(settings), str(folder), str(int(resumed))]
 
 
 def grid_of(*axes: str, seeds: int = 3) -> Grid:
     parsed = tuple(parse_axis(text, OPTIONS) for text in axes)
-    return Grid(axes=parsed, seeds=tuple(range(seeds)))
+    return Grid(blocks=(Block(axes=parsed),), seeds=tuple(range(seeds)))
 
 
 def run(grid: Grid, folder: Path, *, jobs: int = 2) -> tuple[Heard, list[Failure]]:
@@ -151,6 +155,103 @@ def test_an_interrupted_sweep_stops_its_cells_and_goes_on_later(tmp_path: Path) 
     heard, failures = run(grid_of("dp.epsilon=1,8", seeds=1), tmp_path)  # not refused: none is left
     assert (heard.planned_finished, failures) == (0, [])
     assert processes(tmp_path) == 4
+
+
+def test_a_cell_that_was_stopped_after_its_first_checkpoint_is_resumed(tmp_path: Path) -> None:
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    for mark in ("broken", "charged"):
+        (tmp_path / mark).touch()
+    _, failures = run(grid, tmp_path, jobs=1)
+    assert [failure.reason for failure in failures] == ["fedmpt: the disk is on fire"]
+    (tmp_path / "broken").unlink()
+    _, failures = run(grid, tmp_path, jobs=1)
+    assert failures == []
+    begun = [line.split()[0] for line in (tmp_path / "started").read_text().splitlines()]
+    assert begun == ["new", "new", "resumed"]
+    assert not list((tmp_path / "unfinished").iterdir())
+    (stopped,) = (tmp_path / "logs").glob("dp.epsilon=1*")
+    assert "on fire" in stopped.read_text()  # what was said before is kept
+
+
+def test_each_cell_has_one_thread_unless_it_is_alone_and_asked_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads(folder: Path, *, jobs: int) -> set[str]:
+        run(grid_of("dp.epsilon=1,8", seeds=1), tmp_path / folder, jobs=jobs)
+        lines = (tmp_path / folder / "started").read_text().splitlines()
+        return {line.split()[1] for line in lines}
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads(Path("a"), jobs=1) == {"1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads(Path("b"), jobs=1) == {"3"}
+    assert threads(Path("c"), jobs=2) == {"1"}
+
+
+def test_a_cell_that_another_grid_ran_is_not_run_again(tmp_path: Path) -> None:
+    run(grid_of("dp.epsilon=8", seeds=1), tmp_path)
+    wider = grid_of("dp.epsilon=8", "dp.noise=local,shares", seeds=1)
+    heard, _ = run(wider, tmp_path)
+    assert (heard.planned_finished, processes(tmp_path)) == (1, 2)
+    rows = [row for outcome in results_of(wider, tmp_path, []).outcomes for row in outcome.rows]
+    assert [(tmp_path / "cells" / row.name).is_dir() for row in rows] == [True, True]
+
+
+def test_fiellers_interval_holds_the_ratios_that_a_paired_test_does_not_refuse() -> None:
+    ours, theirs = [6.1, 5.2, 6.6, 5.0, 6.3], [9.9, 9.4, 10.3, 9.1, 10.4]
+    found = share(dict(enumerate(ours)), dict(enumerate(theirs)) | {9: 1.0})
+    assert found is not None
+    assert found.value == pytest.approx(sum(ours) / sum(theirs))
+    assert found.low is not None
+    assert found.high is not None
+
+    def doubt(ratio: float) -> float:
+        rest = [a - ratio * b for a, b in zip(ours, theirs, strict=True)]
+        return float(stats.ttest_1samp(rest, 0).pvalue)
+
+    assert doubt(found.low) == pytest.approx(0.05)
+    assert doubt(found.high) == pytest.approx(0.05)
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("whole", "bounded"), [({0: 1.0}, False), ({0: 9.0, 1: -3.0}, False), ({0: 5, 1: 5.1}, True)]
+)
+def test_a_share_has_an_interval_only_where_its_divisor_is_told_from_zero(
+    whole: dict[int, float], bounded: bool
+) -> None:
+    found = share({0: 3.0, 1: 3.1}, whole)
+    assert found is not None
+    assert (found.low is not None) is bounded
+    assert str(found).endswith(")") is bounded
+
+
+def test_there_is_no_share_of_nothing() -> None:
+    assert share({0: 1.0}, {1: 1.0}) is None
+    assert share({0: 1.0}, {0: -1.0}) is None
+
+
+def test_the_share_of_the_gain_is_of_the_same_settings_without_privacy(tmp_path: Path) -> None:
+    grid = grid_of("dp.epsilon=8,inf", "rounds=1,2", "dp.noise=local,shares", seeds=1)
+    run(grid, tmp_path)
+    results = results_of(grid, tmp_path, [])
+    of = {one.condition.label: one.kept_of for one in results.outcomes}
+    assert of["dp.epsilon=8 rounds=2 dp.noise=shares"] == "dp.epsilon=inf rounds=2"
+    assert of["dp.epsilon=8 rounds=1 dp.noise=local"] == "dp.epsilon=inf rounds=1"
+    assert of["dp.epsilon=inf rounds=1"] is None
+    table = to_markdown(results)
+    assert "| 60% |" in table  # 58 of 70, above 40
+    assert "of that of the same settings without privacy" in table
+    kept = as_dict(results)["conditions"][0]["gain_kept"]
+    assert kept == {"of": of["dp.epsilon=8 rounds=1 dp.noise=local"], "value": 0.6} | dict.fromkeys(
+        ("low", "high")
+    ) | {"count": 1}
+
+
+def test_without_a_run_without_privacy_there_is_no_share(tmp_path: Path) -> None:
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    run(grid, tmp_path)
+    assert "gain kept" not in to_markdown(results_of(grid, tmp_path, []))
 
 
 def test_estimates_and_differences_agree_with_scipy() -> None:

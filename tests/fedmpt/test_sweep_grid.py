@@ -9,14 +9,37 @@ import pytest
 
 from fedmpt.cli.train import OPTIONS
 from fedmpt.errors import UsageError
-from fedmpt.sweep.grid import Axis, Cell, Grid, cells_of, parse_axis, read_grid, seed_list
+from fedmpt.sweep.cells import Cell, cells_of, columns_of
+from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list
 
 FILES = sorted((Path(__file__).parents[2] / "experiments" / "grids").glob("*.toml"))
 
 
-def cells(*axes: str, seeds: int = 1, **rest: tuple[str, ...]) -> list[Cell]:
-    parsed = tuple(parse_axis(text, OPTIONS) for text in axes)
-    return cells_of(Grid(axes=parsed, seeds=tuple(range(seeds)), **rest))  # type: ignore[arg-type]
+def block(*axes: str, fixed: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Block:
+    return Block(
+        axes=tuple(parse_axis(text, OPTIONS) for text in axes),
+        fixed=tuple(parse_setting(text, OPTIONS) for text in fixed),
+        seeds=seeds,
+    )
+
+
+def cells(
+    *axes: str, seeds: int = 1, fixed: tuple[str, ...] = (), baselines: tuple[str, ...] = ()
+) -> list[Cell]:
+    return cells_of(
+        Grid(
+            blocks=(block(*axes),) if axes else (),
+            seeds=tuple(range(seeds)),
+            fixed=tuple(parse_setting(text, OPTIONS) for text in fixed),
+            baselines=baselines,
+        )
+    )
+
+
+def labels(*blocks: Block, fixed: tuple[str, ...] = ()) -> list[str]:
+    settings = tuple(parse_setting(text, OPTIONS) for text in fixed)
+    found = cells_of(Grid(blocks=blocks, seeds=(0,), fixed=settings))
+    return [cell.condition.label for cell in found]
 
 
 @pytest.mark.parametrize(
@@ -134,18 +157,22 @@ def test_a_file_says_the_same_as_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("grids = 1", "unknown key grids"),
+        ("gird = 1", "unknown key gird"),
         ("seeds = 0", "how many"),
         ("seeds = [1, 1]", "different"),
         ("[grid]\nrounds = 3", "give a list"),
         ("[grid", "not valid TOML"),
         ("[grid]\nrounds = [1.5]", "rounds=1.5"),
+        ("grid = 3", "table of settings"),
+        ("grids = 3", r"under \[\[grids"),
+        ("[grid]\nrounds = [1]\n[[grids]]\n", r"another \[\[grids"),
+        ("[[grids]]\nrounds = [1]", "unknown key rounds"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "grid.toml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=words.replace("[", r"\[")):
+    with pytest.raises(UsageError, match=words):
         read_grid(file, OPTIONS)
 
 
@@ -164,5 +191,100 @@ def test_seeds_are_a_number_or_a_list() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_grids_of_the_repository_can_be_run(file: Path) -> None:
     grid = read_grid(file, OPTIONS)
-    assert isinstance(grid.axes[0], Axis)
     assert len(cells_of(grid)) >= 2
+
+
+def test_grids_of_one_sweep_have_settings_of_their_own_that_are_told_apart() -> None:
+    local = block("dp.epsilon=1,inf", "dp.space=text,sketch")
+    shares = block(
+        "dp.epsilon=1", fixed=("dp.space=sketch", "dp.noise=shares", "rounds=60", "lr=0.15")
+    )
+    assert labels(local, shares) == [
+        "dp.epsilon=1 dp.space=text dp.noise=local",
+        "dp.epsilon=1 dp.space=sketch dp.noise=local",
+        "dp.epsilon=inf",
+        "dp.epsilon=1 dp.space=sketch dp.noise=shares rounds=60 lr=0.15",
+    ]
+
+
+def test_a_condition_that_two_grids_make_is_run_once() -> None:
+    assert labels(block("dp.epsilon=1,8,inf"), block("dp.epsilon=8,16,inf")) == [
+        "dp.epsilon=1",
+        "dp.epsilon=8",
+        "dp.epsilon=inf",
+        "dp.epsilon=16",
+    ]
+    assert labels(block("dp.noise=local,shares", fixed=("dp.epsilon=inf",))) == ["dp.epsilon=inf"]
+
+
+def test_a_grid_without_axes_is_one_condition() -> None:
+    assert labels(block(), block("rounds=3")) == ["defaults", "rounds=3"]
+
+
+def test_a_grids_own_settings_and_seeds_are_stronger_than_the_sweeps() -> None:
+    first = block("dp.epsilon=1", fixed=("rounds=5",))
+    second = block("dp.epsilon=8", seeds=(7,))
+    found = cells_of(
+        Grid(
+            blocks=(first, second),
+            seeds=(0, 1),
+            fixed=(parse_setting("rounds=2", OPTIONS),),
+            baselines=("zero-shot",),
+        )
+    )
+    assert [(cell.condition.epsilon, cell.seed, cell.config.train.rounds) for cell in found] == [
+        (None, 0, 2),
+        (1.0, 0, 5),
+        (None, 1, 2),
+        (1.0, 1, 5),
+        (8.0, 7, 2),
+    ]
+
+
+def test_one_configuration_has_one_digest_however_the_grid_names_it() -> None:
+    (alone,) = cells("dp.epsilon=8")
+    among = cells("dp.epsilon=8", "dp.noise=local,shares")[0]
+    assert alone.name != among.name
+    assert alone.digest == among.digest
+
+
+def test_conditions_whose_names_would_be_equal_are_refused() -> None:
+    with pytest.raises(UsageError, match="differ by less than is written"):
+        labels(block("lr=0.1"), block("lr=0.10000001"))
+
+
+def test_a_setting_that_is_varied_and_fixed_in_one_grid_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"train\.rounds is varied and fixed"):
+        labels(block("rounds=1,2", fixed=("train.rounds=3",)))
+
+
+def test_columns_are_what_is_varied_and_what_one_grid_fixes() -> None:
+    grid = Grid(
+        blocks=(block("dp-epsilon=1"), block("dp.epsilon=8", fixed=("rounds=3",))),
+        seeds=(0,),
+        fixed=(parse_setting("dropout=0.1", OPTIONS),),
+    )
+    assert [(one.name, one.key) for one in columns_of(grid)] == [
+        ("dp-epsilon", "privacy.epsilon"),
+        ("rounds", "train.rounds"),
+    ]
+
+
+def test_a_file_may_hold_several_grids(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        'seeds = 2\n[set]\npretrained = "2024"\n'
+        '[[grids]]\ngrid = { dp.epsilon = [1, "inf"] }\n'
+        "[[grids]]\nseeds = [5]\n[grids.grid]\ndp.epsilon = [1]\n[grids.set]\nrounds = 60\n"
+        "method.fedmpt.use_gate = false\n"
+    )
+    found = cells_of(read_grid(file, OPTIONS))
+    assert [(cell.condition.label, cell.seed) for cell in found] == [
+        *((label, seed) for seed in (0, 1) for label in (_GATED, "dp.epsilon=inf " + _OPEN)),
+        ("dp.epsilon=1 rounds=60 method.fedmpt.use_gate=false", 5),
+    ]
+    assert {cell.config.backbone.pretrained for cell in found} == {"2024"}
+
+
+_OPEN = "method.fedmpt.use_gate=true"
+_GATED = "dp.epsilon=1 " + _OPEN
