@@ -9,6 +9,11 @@ from fedmpt.errors import UsageError
 
 BASELINES: Final[dict[str, dict[str, object]]] = {
     "zero-shot": {"method.name": "zero-shot"},  # nothing is learnt
+    "local-only": {  # every client trains alone, in as many steps; privacy as the run has it
+        "train.weighting": "none",
+        "secagg.mode": "none",
+        "secagg.dropout": 0.0,
+    },
     "centralised": {  # one holder of all data; privacy as the run has it
         "clients.count": 1,
         "clients.partition": "iid",

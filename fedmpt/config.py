@@ -284,7 +284,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None  # of SGD
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
     lr_multipliers: dict[str, PositiveFloat] = {}  # blocks whose learning rate is not `lr`
-    weighting: Literal["uniform", "size"] = "uniform"  # Eq. 13, or Eq. 4 of the paper
+    weighting: Literal["uniform", "size", "none"] = (
+        "uniform"  # Eq. 13, or Eq. 4 of the paper; none: nothing is averaged, clients train alone
+    )
 
 
 class PrivacyConfig(Section, frozen=True, kw_only=True):

@@ -41,7 +41,8 @@ class Envelope:
     """How updates become segments of integers with public bounds.
 
     Attributes:
-        layout: segments ``delta``, ``weight`` and, without DP, ``loss`` and ``examples``.
+        layout: segments ``delta`` (none where clients train alone), ``weight`` and, without DP, ``loss`` and
+            ``examples``.
         largest_weight: bound of a client's weight.
         reports_loss: whether loss and examples travel; never under DP.
     """
@@ -63,23 +64,24 @@ class Envelope:
         """Return the envelope of a run.
 
         Args:
-            size: number of tunable values.
+            size: number of values that clients tune together; may be 0.
             config: clip and bits of a coordinate.
             private: whether updates are differentially private; if not, the sum is marked sensitive.
             largest_weight: bound of a client's public weight.
             largest_examples: bound of the examples a client sees in a round.
         """
-        delta = FixedSegment(
-            name="delta",
-            length=size,
-            clip=config.clip,
-            bits=config.bits,
-            sensitivity="dp" if private else "sensitive",
-        )
         segments: tuple[FixedSegment | CountSegment, ...] = (
-            delta,
             CountSegment(name="weight", bound=largest_weight),
         )
+        if size:
+            delta = FixedSegment(
+                name="delta",
+                length=size,
+                clip=config.clip,
+                bits=config.bits,
+                sensitivity="dp" if private else "sensitive",
+            )
+            segments = (delta, *segments)
         if not private:
             segments += (
                 CountSegment(
@@ -99,9 +101,10 @@ class Envelope:
             raise RunError("a loss is sent exactly when training is not private")
         share = np.float32(update.weight / self.largest_weight)
         values: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {
-            "delta": update.delta * share,
             "weight": np.array([update.weight], dtype=np.int64),
         }
+        if len(update.delta):
+            values["delta"] = update.delta * share
         if update.loss_sum is not None and update.examples is not None:
             thousandths = int(min(max(update.loss_sum, 0.0), _LARGEST_LOSS) * _LOSS_STEPS)
             values["loss"] = np.array([thousandths], dtype=np.int64)
@@ -110,6 +113,8 @@ class Envelope:
 
     def open_mean(self, aggregate: Aggregate) -> FloatVector:
         """Return the weighted mean of the survivors' updates: float32 ``[d]``."""
+        if "delta" not in aggregate.sums:
+            return np.zeros(0, np.float32)
         return aggregate.decode_weighted_mean("delta", "weight").astype(np.float32)
 
     def open_loss(self, aggregate: Aggregate) -> float | None:

@@ -81,8 +81,18 @@ class Manifest:
 
 def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
     """Return what left the clients of a run."""
+    alone = records.config["train"]["weighting"] == "none"
     sent = sum(len(line.get("survivors", [])) for line in records.metrics)
-    if records.private:
+    if alone:
+        what_left = [
+            Item(
+                name=f"{sent} messages that a client took part"
+                + ("" if records.private else ", with loss and number of examples"),
+                kind="public" if records.private else "unprotected",
+                why="every client trains alone: nothing of any model is sent",
+            )
+        ]
+    elif records.private:
         what_left = [
             Item(
                 name=f"{len(uploads)} noised updates, {records.config['secagg']['mode']}",

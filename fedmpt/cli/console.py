@@ -38,7 +38,7 @@ class Console:
             self.warning(
                 "NO DIFFERENTIAL PRIVACY (--no-dp): updates and the tuned model may reveal training images"
             )
-        if preview.secagg != "masking":
+        if preview.secagg != "masking" and not preview.alone:
             self.warning(preview.statement)
 
     def round_done(self, record: RoundRecord) -> None:
@@ -79,11 +79,12 @@ class Console:
         for label, key in (
             ("zero-shot, pooled patches", "zero_shot"),
             ("zero-shot, class token", "zero_shot_class_token"),
-            (f"after {summary['rounds']} rounds", "final"),
+            (_after(summary), "final"),
         ):
-            table.add_row(
-                label, *(f"{summary[key][metric]:.1f}" for metric in ("mAP", "CF1", "OF1"))
-            )
+            table.add_row(label, *_percents(summary[key]))
+        if summary["final_clients"] is not None:
+            for label, key in (("lowest of a client", "min"), ("highest of a client", "max")):
+                table.add_row(label, *_percents(summary["final_clients"][key]))
         self._out.print(table)
         if summary["protocol"] != "standard":
             top = summary["final_top_k"]
@@ -161,7 +162,7 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
         rows.append(("", projected))
     else:
         rows.append(("privacy", "NONE"))
-    if preview.tolerated is not None:
+    if preview.tolerated is not None and not preview.alone:
         threshold, colluders = preview.tolerated
         rows.append(
             (
@@ -172,6 +173,8 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
         )
     else:
         rows.append(("aggregation", preview.statement))
+    if preview.alone:
+        return rows
     rows.append(
         (
             "traffic",
@@ -185,6 +188,15 @@ def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
             ("", f"once, to share the key: up to {up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down")
         )
     return rows
+
+
+def _after(summary: dict[str, Any]) -> str:
+    text = f"after {summary['rounds']} rounds"
+    return text if summary["final_clients"] is None else f"{text}, mean over clients"
+
+
+def _percents(figures: dict[str, float]) -> list[str]:
+    return [f"{figures[metric]:.1f}" for metric in ("mAP", "CF1", "OF1")]
 
 
 def _interval(values: tuple[float, float] | None, form: str) -> str:

@@ -52,7 +52,7 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
 @click.option(
     "--baseline",
     type=click.Choice(list(BASELINES)),
-    help="Train what FedMPT is compared with: nothing at all, or one holder of all data.",
+    help="Train what FedMPT is compared with: nothing at all, every client alone, or one holder of all data.",
 )
 @click.option("--data", help="Data set.  [default: scenes, made on the spot]")
 @click.option("--data-root", type=click.Path(), help="Folder of a data set on disk.")

@@ -22,6 +22,7 @@ class Preview:
         sizes: images of every client; declared sizes under DP.
         rounds: rounds of the run.
         cohort: clients in a round.
+        alone: whether every client trains by itself, and nothing is averaged.
         local: the local optimiser in words.
         target_epsilon: None without privacy.
         delta: None without privacy.
@@ -48,6 +49,7 @@ class Preview:
     sizes: tuple[int, ...]
     rounds: int
     cohort: int
+    alone: bool
     local: str
     target_epsilon: float | None
     delta: float | None
@@ -75,7 +77,8 @@ class RoundRecord:
         rounds: rounds in all.
         metrics: of the global model on the test split; the mean over clients where each has its own. None where the
             round was not evaluated.
-        shared: of the shared blocks alone, where clients have blocks of their own.
+        shared: of the shared blocks alone, where clients have blocks of their own beside them.
+        by_client: mAP, CF1 and OF1 of every client's own model, where each has one.
         survivors: clients whose updates are in the sum.
         dropped: clients of the cohort that vanished, with the stage they missed.
         attempts: tries the round took; 1 unless too many clients vanished.
@@ -90,6 +93,7 @@ class RoundRecord:
     rounds: int
     metrics: Metrics | None
     shared: Metrics | None = None
+    by_client: tuple[tuple[float, float, float], ...] = ()
     survivors: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
     attempts: int = 1
@@ -105,6 +109,7 @@ class RoundRecord:
             "round": self.round,
             **(self.metrics.as_dict() if self.metrics is not None else {}),
             "mAP_shared": self.shared.mAP if self.shared else None,
+            "mAP_clients": [figures[0] for figures in self.by_client] or None,
             "survivors": list(self.survivors),
             "dropped": [{"client": client, "stage": stage} for client, stage in self.dropped],
             "attempts": self.attempts,

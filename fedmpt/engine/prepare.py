@@ -96,6 +96,18 @@ class Federation:
     protocol_digests: dict[str, str]
 
     @property
+    def alone(self) -> bool:
+        """Whether every client trains by itself, and nothing is averaged."""
+        return self.config.train.weighting == "none"
+
+    @property
+    def tuned_values(self) -> int:
+        """Number of values that are tuned together, or, where clients train alone, by each of them."""
+        return (
+            sum(value.numel() for value in self.initial.values()) if self.alone else self.spec.size
+        )
+
+    @property
     def test_labels(self) -> LabelMatrix:
         """Labels of the test split, int8 ``[n, C]``."""
         return self.dataset.test.labels
@@ -144,6 +156,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     config = resolve(config, data_name=dataset.name)
     method = build_method(backbone, dataset.classes, config.method)
+    if config.train.weighting == "none":
+        _check_alone(config, method)
     if config.privacy.enabled and config.privacy.noise == "shares":
         _check_shareable(method)
     if method.aggregation == "fedawa" and config.train.weighting == "size":
@@ -152,6 +166,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
             "sizes; leave weighting at uniform"
         )
     initial = method.initial_parameters(config.seed)
+    if config.train.weighting == "none":
+        method.local_blocks = tuple(sorted(initial))
     clients = _client_count(config, dataset)
     if initial:  # nothing to tune, no rounds
         _require_cohort(config, clients)
@@ -221,6 +237,20 @@ def _check_shareable(method: Method) -> None:
         raise UsageError(
             f"--dp-noise shares with --method {method.name}: its weights come from several sums over each client's "
             "own update, which holds a share of the noise only; use --dp-noise local"
+        )
+
+
+def _check_alone(config: Config, method: Method) -> None:
+    """Raise a `UsageError` if what is asked for needs clients that do not train alone."""
+    if method.aggregation == "fedawa":
+        raise UsageError(
+            f"train.weighting=none with --method {method.name}: its weights of an average are all there is to it; use "
+            "--method coop, which its clients train"
+        )
+    if config.privacy.enabled and config.privacy.noise == "shares":
+        raise UsageError(
+            "--dp-noise shares where clients train alone: shares add up in a sum, and there is none; use --dp-noise "
+            "local"
         )
 
 

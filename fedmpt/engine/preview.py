@@ -7,6 +7,7 @@ from fedmpt.engine.listener import Preview
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import data_line
 from fedmpt.engine.share_terms import claim
+from fedmpt.engine.summary import sent_in_words
 from privacy import DPPlan
 from secagg import Mode, threshold
 from secagg.cost import predict_bytes
@@ -40,11 +41,12 @@ def make_preview(
         data=data_line(federation),
         protocol_digests=federation.protocol_digests,
         backbone=federation.backbone.name,
-        parameters=federation.spec.size,
+        parameters=federation.tuned_values,
         sizes=tuple(plan.n_pub for plan in plans)
         or tuple(len(rows) for rows in federation.partition.clients),
         rounds=len(federation.schedule),
         cohort=cohort,
+        alone=federation.alone,
         local=f"{local.optimizer}, learning rate {config.train.lr:g}, "
         f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
         target_epsilon=config.privacy.epsilon if plans else None,
@@ -62,7 +64,7 @@ def make_preview(
         planned_epsilons=_range(planned),
         space=f"{config.privacy.space} space ({federation.space_reason})" if plans else None,
         secagg=config.secagg.mode,
-        statement=aggregation.statement,
+        statement=sent_in_words(config),
         tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
         bytes_up=sums * predicted.mean_up(),
         bytes_down=sums * predicted.mean_down(),

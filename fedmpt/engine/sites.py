@@ -241,7 +241,8 @@ class Site:
         Args:
             state: the broadcast state.
             lr: the round's learning rate.
-            sketch: of the encoder at ``state``, the same for all clients; for the space of that name.
+            sketch: of the encoder at ``state``, the same for all clients; for the space of that name. A client that
+                trains alone makes its own, at its own blocks, which hold what is released to itself.
 
         Raises:
             privacy.BudgetExhausted: the round would spend more than the target; nothing was trained.
@@ -275,6 +276,8 @@ class Site:
         charge, admission = guard.budget.charge(number)
         guard.run_epsilon = admission.run_epsilon
         self.session.charged(guard.ledger, charge)
+        if federation.alone:
+            sketch = federation.sketches.at(self._local.values, round_number=state.round)
         update = train_privately(
             federation.method,
             federation.spec,

@@ -37,7 +37,7 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
         return config, ""
     space, reason = config.privacy.space, "as asked for"
     linear = config.train.optimizer == "sgd"
-    unsketchable = _why_not_sketched(method)
+    unsketchable = _why_not_sketched(method, alone=config.train.weighting == "none")
     if space == "sketch" and unsketchable:
         raise UsageError(
             f"--dp-space sketch with --method {method.name}: {unsketchable}; use --dp-space text"
@@ -62,9 +62,12 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
     return replace(config, privacy=replace(config.privacy, space=space)), reason
 
 
-def _why_not_sketched(method: Method) -> str:
-    """Return why one sketch of the encoder does not serve all steps and clients of a round; empty if it does."""
-    if method.local_blocks:
+def _why_not_sketched(method: Method, *, alone: bool) -> str:
+    """Return why one sketch of the encoder does not serve all steps and clients of a round; empty if it does.
+
+    Clients that train alone have a sketch each.
+    """
+    if method.local_blocks and not alone:
         return "clients have prompts of their own, so that one sketch does not fit all"
     if method.has_penalty:
         return "a term of the loss moves prompts out of the sketch's directions"
@@ -91,7 +94,7 @@ class RoundSketches:
         self._last: tuple[int, Sketch] | None = None  # with the round it was built for
 
     def at(self, parameters: Parameters, *, round_number: int) -> Sketch | None:
-        """Return the sketch that all clients of a round share; None where nothing is clipped in one.
+        """Return the sketch of a round, all clients' or one that trains alone; None where nothing is clipped in one.
 
         Args:
             parameters: the released parameters the round starts from.

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fedmpt.config import Config
 from fedmpt.engine.listener import RoundRecord
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import top_k_figures
@@ -18,6 +19,7 @@ from fedmpt.protect import MODES
 from secagg import statement
 
 SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
+_HEADLINE: Final = ("mAP", "CF1", "OF1")
 
 
 def make_summary(
@@ -58,7 +60,7 @@ def make_summary(
         "seed": config.seed,
         "rounds": len(rounds),
         "clients": len(federation.partition),
-        "parameters": federation.spec.size,
+        "parameters": federation.tuned_values,
         "folder": str(folder),
         "protocol": config.data.protocol,
         "protocol_digests": federation.protocol_digests,
@@ -66,6 +68,7 @@ def make_summary(
         "zero_shot_class_token": _headline(class_token),
         "final": _headline(final),
         "final_shared": _headline(shared) if shared else None,
+        "final_clients": _by_client(records[-1]),
         "final_top_k": top_k_figures(final),
         "final_AP": dict(zip(federation.dataset.scored, final.AP, strict=True)),
         "privacy": {
@@ -82,7 +85,7 @@ def make_summary(
         },
         "secagg": {
             "mode": config.secagg.mode,
-            "statement": statement(MODES[config.secagg.mode], verify_sum=config.secagg.ckks_verify),
+            "statement": sent_in_words(config),
             "bytes_up_per_client_round": float(np.mean(sent)) if sent else 0.0,
             "seconds": phases["secagg"],
             "dropped": sum(len(record.dropped) for record in rounds),
@@ -92,6 +95,24 @@ def make_summary(
         "partition_digest": federation.partition.digest,
         "seconds": seconds,
         "seconds_by_phase": dict(phases),
+    }
+
+
+def sent_in_words(config: Config) -> str:
+    """Return who could read what clients send, in a sentence."""
+    if config.train.weighting == "none":
+        return "Every client trains alone: nothing of any model is sent."
+    return statement(MODES[config.secagg.mode], verify_sum=config.secagg.ckks_verify)
+
+
+def _by_client(record: RoundRecord) -> dict[str, dict[str, float]] | None:
+    """Return the worst and the best client by metric, where each has a model of its own."""
+    if not record.by_client:
+        return None
+    by_metric = dict(zip(_HEADLINE, zip(*record.by_client, strict=True), strict=True))
+    return {
+        "min": {name: min(values) for name, values in by_metric.items()},
+        "max": {name: max(values) for name, values in by_metric.items()},
     }
 
 

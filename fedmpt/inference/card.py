@@ -205,7 +205,7 @@ def read_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     if not path.is_file():
         hint = (
-            "the run did not end, or an earlier version made it"
+            "every client trained alone, the run did not end, or an earlier version made it"
             if (folder / "config.toml").is_file()
             else "give what `fedmpt train --out` or `fedmpt export --out` made"
         )

@@ -14,7 +14,7 @@ _SHOWN_ROUNDS: Final = 200
 def aggregation_statement(source: RunSource) -> str:
     """Return who could read updates, in a sentence or two."""
     statement: str = source.summary["secagg"]["statement"]
-    if source.audit.secagg != "masking":
+    if source.audit.secagg != "masking" or source.alone:
         return statement
     needed, colluders = _tolerated(source)
     return (
@@ -30,6 +30,13 @@ def parties(source: RunSource) -> Html:
             "parties",
             "Who could read what",
             paragraph("Nothing was tuned, so no client sent anything."),
+        )
+    if source.alone:
+        return section(
+            "parties",
+            "Who could read what",
+            paragraph(aggregation_statement(source)),
+            _logs(source),
         )
     return section(
         "parties",

@@ -16,19 +16,19 @@ _SHOWN_SCORES: Final = 5
 _CHART_WIDTH: Final = 290.0  # of the view box: a card is small
 
 
-def pictures(examples: Sequence[Example] | None, *, data: str, threshold: float) -> Html:
+def pictures(
+    examples: Sequence[Example] | None, *, without: str, data: str, threshold: float
+) -> Html:
     """Return the section of example images.
 
     Args:
-        examples: None if the report is to show none.
+        examples: None if the report shows none.
+        without: why it shows none, in a sentence.
         data: name of the data set.
         threshold: score above which a class counts as predicted.
     """
     if examples is None:
-        text = (
-            "Left out (--no-images): this file holds no image and no prediction of a single image."
-        )
-        return section("examples", "Test images", paragraph(text))
+        return section("examples", "Test images", paragraph(without))
     source = (
         "They are drawn by the bundled recipe; no photograph is in this file."
         if data == "scenes"

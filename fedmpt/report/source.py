@@ -54,6 +54,11 @@ class RunSource:
         return self.audit.private
 
     @property
+    def alone(self) -> bool:
+        """Whether every client trained by itself."""
+        return bool(self.config["train"]["weighting"] == "none")
+
+    @property
     def cohort(self) -> int:
         """Clients asked in a round; 0 for a run without rounds."""
         if len(self.metrics) < 2:

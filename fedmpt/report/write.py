@@ -34,6 +34,9 @@ _SECTIONS: Final = {  # anchor -> name in the table of contents
     "examples": "test images",
     "config": "configuration",
 }
+_NO_IMAGES: Final = (
+    "Left out (--no-images): this file holds no image and no prediction of a single image."
+)
 # Nothing is fetched and nothing runs, also if a text were to break out of its element.
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -78,7 +81,11 @@ def write_report(folder: Path, choices: Choices, *, progress: Progress) -> Path:
 def run_page(folder: Path, choices: Choices, progress: Progress) -> Html:
     """Return the report of one run; raises as `write_report`."""
     source = read_source(folder, ledgers=choices.ledgers)
-    examples = read_examples(folder, progress=progress) if choices.images else None
+    examples, without = None, _NO_IMAGES
+    if source.alone:
+        without = "There is no common model to show on test images: every client trained its own."
+    elif choices.images:
+        examples = read_examples(folder, progress=progress)
     summary = source.summary
     return _page(
         f"{summary['method']} on {summary['data']}: FedMPT report",
@@ -90,7 +97,12 @@ def run_page(folder: Path, choices: Choices, progress: Progress) -> Html:
         parties(source),
         costs(source),
         checks(source),
-        pictures(examples, data=summary["data"], threshold=source.evaluated[-1]["threshold"]),
+        pictures(
+            examples,
+            without=without,
+            data=summary["data"],
+            threshold=source.evaluated[-1]["threshold"],
+        ),
         _config(source),
     )
 
