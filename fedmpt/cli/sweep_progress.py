@@ -85,6 +85,7 @@ class SweepProgress:
         for line in lines:
             self._console.print(line)
         self._console.print(f"results: {folder}")
+        self._console.print(f"to look at them: fedmpt report {folder}")
 
     def _ended(self, cell: Cell, text: str) -> None:
         self._running.remove(cell.name)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines over a whole-numbered axis, and horizontal bars.
+"""Charts as inline SVG: lines over a whole-numbered axis, horizontal bars, and intervals about a zero line.
 
 A chart has a title and a description for those who do not see it, labels its axes, and tells series apart by shape and
 dash as well as by colour. Colours and fonts are the page's: the style sheet names them by class, light and dark.
@@ -63,6 +63,23 @@ class Bar:
 
     label: str
     values: tuple[float | None, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """One row of a chart of intervals.
+
+    Attributes:
+        label: what the row is about.
+        value: in the middle.
+        half_width: to either side; None draws the value alone.
+        text: the row's figures, in words.
+    """
+
+    label: str
+    value: float
+    half_width: float | None
     text: str
 
 
@@ -188,6 +205,48 @@ def bar_chart(
         x = left + longest * min(1.0, limit.value / maximum)
         drawn.append(_stroke("limit", (x, top), (x, bottom)))
     return _chart(name, title, description, drawn, width=width, height=bottom + 4)
+
+
+def interval_chart(
+    name: str, *, title: str, description: str, rows: Sequence[Interval], axis: str
+) -> Html:
+    """Return a chart of intervals about a zero line, a row each with its label above.
+
+    Args:
+        name: unique in the page.
+        title: what the chart is called.
+        description: what it shows, in words.
+        rows: one or more, from above.
+        axis: what the horizontal axis measures.
+    """
+    ends = [row.value + sign * (row.half_width or 0) for row in rows for sign in (-1, 1)]
+    marks = ticks(min(0.0, *ends), max(0.0, *ends))
+    right = _WIDTH - _RIGHT
+    scale = (right - _RIGHT) / (marks[-1] - marks[0])
+    top, height = 6.0, 40.0
+    bottom = top + height * len(rows)
+
+    def x_of(value: float) -> float:
+        return _RIGHT + (value - marks[0]) * scale
+
+    drawn: list[Html] = []
+    for mark in marks:
+        kind = "axis" if mark == 0 else "grid"
+        drawn.append(_stroke(kind, (x_of(mark), top), (x_of(mark), bottom)))
+        drawn.append(
+            _words(f"{mark:+g}" if mark else "0", x_of(mark), bottom + 17, anchor="middle")
+        )
+    for index, row in enumerate(rows):
+        y = top + index * height + 28
+        drawn.append(_words(row.label, _RIGHT, y - 13, anchor="start"))
+        drawn.append(_words(row.text, right, y - 13, anchor="end"))
+        if row.half_width is not None:
+            low, high = x_of(row.value - row.half_width), x_of(row.value + row.half_width)
+            drawn.append(_stroke("error s0", (low, y), (high, y)))
+            drawn += [_stroke("error s0", (x, y - 4), (x, y + 4)) for x in (low, high)]
+        drawn.append(_marker(0, x_of(row.value), y, note=f"{row.label}: {row.text}"))
+    drawn.append(_words(axis, (_RIGHT + right) / 2, bottom + 2 * _LINE - 3, anchor="middle"))
+    return _chart(name, title, description, drawn, width=_WIDTH, height=bottom + 2 * _LINE + 4)
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -1,7 +1,8 @@
-"""The privacy-utility curve as one SVG file that needs nothing else: a panel a metric, epsilon on a logarithmic axis.
+"""The privacy-utility curve as SVG: a panel a metric, epsilon on a logarithmic axis.
 
-Series differ by shape and dash as well as by colour; colours follow the reader's light or dark theme. Lengths are in
-units of the view box.
+It is one file that needs nothing else, or part of a page whose style sheet names the same classes. Series differ by
+shape and dash as well as by colour; colours follow the reader's light or dark theme. Lengths are in units of the view
+box.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _DARK: Final = {
 }
 _SHAPES: Final = """
 text { font: 13px system-ui, sans-serif; } .head { font-weight: 600; }
-.line, .bar { fill: none; stroke-width: 2; } .bar { stroke-width: 1.5; }
+.line, .error { fill: none; stroke-width: 2; } .error { stroke-width: 1.5; }
 .line.s1 { stroke-dasharray: 7 3; } .line.s2 { stroke-dasharray: 2 3; } .line.s3 { stroke-dasharray: 9 3 2 3; }
 .level { stroke-width: 1.5; } .l0 { stroke-dasharray: 2 4; }
 .l1 { stroke-dasharray: 9 4; } .l2 { stroke-dasharray: 9 3 2 3; } .l3 { stroke-dasharray: 14 4; }
@@ -106,26 +107,35 @@ def privacy_utility_svg(panels: Sequence[Panel], *, title: str) -> str:
         panels: one or more, beside each other.
         title: what the figure shows, for those who do not see it as well.
     """
-    width = _LEFT + len(panels) * _PANEL + (len(panels) - 1) * _GAP + _RIGHT
-    bottom = _TOP + _PLOT_HEIGHT
-    epsilons = sorted(
-        {p.epsilon for panel in panels for series in panel.series for p in series.points}
-    )
-    legend, height = _legend(panels[0], bottom + 2.6 * _LINE, width)
-    body = [f'<rect class="page" width="{width:g}" height="{height:g}"/>']
-    for index, panel in enumerate(panels):
-        body += _panel(panel, _LEFT + index * (_PANEL + _GAP), epsilons)
-    body += legend
+    body, width, height = draw_panels(panels)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
             f'height="{height:g}" role="img" aria-labelledby="curve-title">',
             f'<title id="curve-title">{escape(title)}</title>',
             f"<style>{_style()}</style>",
+            f'<rect class="page" width="{width:g}" height="{height:g}"/>',
             *body,
             "</svg>\n",
         ]
     )
+
+
+def draw_panels(panels: Sequence[Panel]) -> tuple[list[str], float, float]:
+    """Return the panels' elements with their legend, and the width and height of their view box.
+
+    Args:
+        panels: one or more, beside each other.
+    """
+    width = _LEFT + len(panels) * _PANEL + (len(panels) - 1) * _GAP + _RIGHT
+    epsilons = sorted(
+        {p.epsilon for panel in panels for series in panel.series for p in series.points}
+    )
+    legend, height = _legend(panels[0], _TOP + _PLOT_HEIGHT + 3 * _LINE, width)
+    drawn: list[str] = []
+    for index, panel in enumerate(panels):
+        drawn += _panel(panel, _LEFT + index * (_PANEL + _GAP), epsilons)
+    return drawn + legend, width, height
 
 
 def _style() -> str:
@@ -143,7 +153,7 @@ def _colours(palette: Mapping[str, str]) -> str:
     for name in ("s0", "s1", "s2", "s3"):
         colour = palette[name]
         rules.append(
-            f".line.{name}, .bar.{name} {{ stroke: {colour}; }} .mark.{name} {{ fill: {colour}; }}"
+            f".line.{name}, .error.{name} {{ stroke: {colour}; }} .mark.{name} {{ fill: {colour}; }}"
         )
     return "\n".join(rules) + "\n"
 
@@ -219,9 +229,9 @@ def _legend(panel: Panel, top: float, width: float) -> tuple[list[str], float]:
 
 def _error_bar(series: int, x: float, y: float, half: float) -> list[str]:
     ends = [
-        _stroke(f"bar s{series}", (x - _CAP, at), (x + _CAP, at)) for at in (y - half, y + half)
+        _stroke(f"error s{series}", (x - _CAP, at), (x + _CAP, at)) for at in (y - half, y + half)
     ]
-    return [_stroke(f"bar s{series}", (x, y - half), (x, y + half)), *ends]
+    return [_stroke(f"error s{series}", (x, y - half), (x, y + half)), *ends]
 
 
 def _marker(series: int, x: float, y: float, *, note: str = "") -> str:

@@ -11,17 +11,29 @@ from fedmpt.sweep.statistics import estimate
 _MOST_LEVELS: Final = 4
 
 
+TITLE: Final = "Privacy and utility: mAP, CF1 and OF1 over epsilon"
+
+
 def curve_of(results: SweepResults) -> str | None:
-    """Return the curve as SVG; None where no epsilon was varied, or there are more series than can be told apart."""
+    """Return the curve as an SVG file; None where there is none, see `panels_of`."""
+    panels = panels_of(results)
+    return privacy_utility_svg(panels, title=TITLE) if panels else None
+
+
+def panels_of(results: SweepResults) -> list[Panel]:
+    """Return what the curve shows, a panel a metric.
+
+    There is nothing to show where no epsilon was varied, or where there are more series than can be told apart.
+    """
     groups: dict[str, list[Outcome]] = {}
     for outcome in results.outcomes:
         if outcome.rows and outcome.condition.epsilon is not None:
             groups.setdefault(_others(outcome), []).append(outcome)
     if not 1 <= len(groups) <= MOST_SERIES:
-        return None
+        return []
     if len({o.condition.epsilon for some in groups.values() for o in some}) < 2:
-        return None
-    panels = [
+        return []
+    return [
         Panel(
             metric=f"{metric} (%)",
             series=tuple(
@@ -32,7 +44,6 @@ def curve_of(results: SweepResults) -> str | None:
         )
         for metric in METRICS
     ]
-    return privacy_utility_svg(panels, title="Privacy and utility: mAP, CF1 and OF1 over epsilon")
 
 
 def _others(outcome: Outcome) -> str:

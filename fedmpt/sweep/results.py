@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from fedmpt.errors import UsageError
 from fedmpt.runstore import write_whole
 from fedmpt.sweep.cells import PRIVACY, Cell, Condition, columns_of
 from fedmpt.sweep.grid import Grid
 from fedmpt.sweep.price import SweepPrice, open_runs, sweep_prices
-from fedmpt.sweep.run import CELLS, Failure, run_folder, summary_of
+from fedmpt.sweep.run import CELLS, LOGS, Failure, run_folder, summary_of
 from fedmpt.sweep.statistics import (
     CONFIDENCE,
     Estimate,
@@ -29,6 +31,7 @@ from fedmpt.sweep.statistics import (
 from privacy import PLDAccountant
 
 SCHEMA: Final = "fedmpt.sweep/1"
+RESULTS_FILE: Final = "results.json"
 METRICS: Final = ("mAP", "CF1", "OF1")
 GAIN: Final = "mAP"  # whose gain over zero-shot is compared
 
@@ -87,6 +90,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailedCell:
+    """A cell that did not finish.
+
+    Attributes:
+        condition: its label.
+        seed: its experiment seed.
+        exit_code: of its process.
+        reason: the last line that it said.
+        log: all that it said; a path inside the sweep's folder.
+    """
+
+    condition: str
+    seed: int
+    exit_code: int
+    reason: str
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SweepResults:
     """All that a sweep's files say.
 
@@ -102,7 +124,7 @@ class SweepResults:
     axes: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     reference: str
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedCell, ...]
     prices: tuple[SweepPrice, ...]
     open_runs: int
 
@@ -145,7 +167,16 @@ def gather(
             for one in ordered
         ),
         reference=reference,
-        failures=tuple(failures),
+        failures=tuple(
+            FailedCell(
+                condition=failure.cell.condition.label,
+                seed=failure.cell.seed,
+                exit_code=failure.exit_code,
+                reason=failure.reason,
+                log=f"{LOGS}/{failure.log.name}",
+            )
+            for failure in failures
+        ),
         prices=tuple(sweep_prices(folder, PLDAccountant())),
         open_runs=open_runs(folder),
     )
@@ -182,21 +213,67 @@ def as_dict(results: SweepResults) -> dict[str, Any]:
             }
             for outcome in results.outcomes
         ],
-        "failed": [
-            {
-                "condition": failure.cell.condition.label,
-                "seed": failure.cell.seed,
-                "exit_code": failure.exit_code,
-                "reason": failure.reason,
-                "log": f"logs/{failure.log.name}",
-            }
-            for failure in results.failures
-        ],
+        "failed": [asdict(failure) for failure in results.failures],
         "privacy": {
             "open_runs": results.open_runs,
             "prices": [asdict(price) for price in results.prices],
         },
     }
+
+
+def read_results(folder: Path) -> SweepResults:
+    """Read ``results.json`` of a sweep's folder, as `write_results` wrote it.
+
+    Raises:
+        UsageError: it is missing, or another version of fedmpt wrote it.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        schema = tree.get("schema")
+        if schema != SCHEMA:
+            raise UsageError(
+                f"{path}: is of schema {schema}, this version of fedmpt reads {SCHEMA}; give the sweep's call again to "
+                "write it anew"
+            )
+        return SweepResults(
+            axes=tuple(tree["axes"]),
+            outcomes=tuple(_read_outcome(one) for one in tree["conditions"]),
+            reference=tree["reference"],
+            failures=msgspec.convert(tree["failed"], tuple[FailedCell, ...]),
+            prices=msgspec.convert(tree["privacy"]["prices"], tuple[SweepPrice, ...]),
+            open_runs=tree["privacy"]["open_runs"],
+        )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); give the sweep's call again to write it anew"
+        ) from error
+
+
+def _read_outcome(tree: dict[str, Any]) -> Outcome:
+    kept = tree["gain_kept"]
+    return Outcome(
+        condition=Condition(
+            label=tree["label"],
+            settings=tuple(tree["settings"].items()),
+            epsilon=tree["target_epsilon"],
+            baseline=tree["baseline"],
+        ),
+        rows=msgspec.convert(tree["cells"], tuple[Row, ...]),
+        **{
+            name: msgspec.convert(tree[name], dict[str, Estimate])
+            for name in ("final", "zero_shot", "gain")
+        },
+        against={
+            name: PairedDifference(
+                by_seed={int(seed): value for seed, value in one.pop("by_seed").items()},
+                estimate=msgspec.convert(one, Estimate),
+            )
+            for name, one in tree["against_reference"].items()
+        },
+        kept=None if kept is None else msgspec.convert(kept, Share),
+        kept_of=None if kept is None else kept["of"],
+    )
 
 
 def as_csv(results: SweepResults) -> str:
@@ -227,7 +304,7 @@ def write_results(results: SweepResults, folder: Path, *, table: str, curve: str
     """Write every file of results, each whole or not at all; a curve that no longer applies is taken away."""
     write_whole(folder / "results.csv", as_csv(results).encode())
     text = json.dumps(as_dict(results), indent=2, allow_nan=False) + "\n"
-    write_whole(folder / "results.json", text.encode())
+    write_whole(folder / RESULTS_FILE, text.encode())
     write_whole(folder / "table.md", table.encode())
     if curve is None:
         (folder / "curve.svg").unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from fedmpt.sweep.cells import Cell
 
 CELLS: Final = "cells"
 UNFINISHED: Final = "unfinished"
+LOGS: Final = "logs"
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 10.0  # for a process that was asked to stop
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -168,7 +169,7 @@ class _Running:
         self.cell = cell
         self._folder = folder
         self._run_folder = run_folder(cell, folder)
-        self._log = folder / "logs" / f"{cell.name}.log"
+        self._log = folder / LOGS / f"{cell.name}.log"
         self._started = time.monotonic()
         resumed = _can_go_on(self._run_folder)
         if not resumed:
@@ -236,7 +237,7 @@ def _set_aside(run: Path, place: Path) -> None:
 def _claimed(folder: Path) -> Iterator[int]:
     """Hold a sweep's folder for this process and its cells; the value is the lock's file descriptor."""
     try:
-        for name in (CELLS, UNFINISHED, "settings", "logs"):
+        for name in (CELLS, UNFINISHED, LOGS, "settings"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:

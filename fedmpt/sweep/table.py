@@ -40,8 +40,7 @@ def price_lines(results: SweepResults) -> list[str]:
 def failure_lines(results: SweepResults) -> list[str]:
     """Return one line a failed cell."""
     return [
-        f"{failure.cell.condition.label}, seed {failure.cell.seed}: exit code {failure.exit_code}, {failure.reason} "
-        f"(logs/{failure.log.name})"
+        f"{failure.condition}, seed {failure.seed}: exit code {failure.exit_code}, {failure.reason} ({failure.log})"
         for failure in results.failures
     ]
 
@@ -92,7 +91,7 @@ def _results(results: SweepResults) -> str:
     with_share = any(outcome.kept is not None for outcome in results.outcomes)
     rows = [
         [
-            *_names(outcome, results.axes),
+            *names_of(outcome, results.axes),
             str(len(outcome.rows)),
             _largest_epsilon(outcome),
             str(outcome.zero_shot["mAP"]),
@@ -101,7 +100,7 @@ def _results(results: SweepResults) -> str:
             *([str(outcome.kept or "-")] if with_share else []),
         ]
         if outcome.rows
-        else [*_names(outcome, results.axes), "0", *(["-"] * (6 + with_share))]
+        else [*names_of(outcome, results.axes), "0", *(["-"] * (6 + with_share))]
         for outcome in results.outcomes
     ]
     header = [*_heads(results), "seeds", "epsilon spent", "zero-shot mAP"]
@@ -115,7 +114,7 @@ def _comparisons(results: SweepResults) -> str:
         return ""
     rows = [
         [
-            *_names(outcome, results.axes),
+            *names_of(outcome, results.axes),
             *(_signed(str(outcome.against[metric].estimate)) for metric in METRICS),
             ", ".join(f"{seed}: {d:+.1f}" for seed, d in outcome.against["mAP"].by_seed.items()),
         ]
@@ -129,7 +128,8 @@ def _heads(results: SweepResults) -> list[str]:
     return list(results.axes) or ["baseline"]
 
 
-def _names(outcome: Outcome, axes: Sequence[str]) -> list[str]:
+def names_of(outcome: Outcome, axes: Sequence[str]) -> list[str]:
+    """Return an outcome's values of the varied settings, or the name of a baseline and nothing else."""
     baseline = outcome.condition.baseline
     values = [value for _, value in outcome.condition.settings]
     if baseline is None:
