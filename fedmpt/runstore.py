@@ -28,6 +28,8 @@ LEDGER_FOLDER: Final = "ledger"
 SUMMARY_FILE: Final = "summary.json"
 METRICS_FILE: Final = "metrics.jsonl"
 STATE_FILE: Final = "state.safetensors"
+ROUND_SCHEMA: Final = "fedmpt.round/1"  # of a line of metrics.jsonl; docs/events.md
+SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
 _LOCK_FILE: Final = "lock"
 
 
@@ -61,6 +63,20 @@ def write_whole(target: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+
+
+def require_schema(where: Path | str, found: object, known: str) -> None:
+    """Raise a `UsageError` unless what was read is of the version that this one writes.
+
+    Args:
+        where: what was read.
+        found: the schema that it names.
+        known: the one that is read here.
+    """
+    if found != known:
+        raise UsageError(
+            f"{where}: is of schema {found}, and this version of fedmpt reads {known}; use the version that wrote it"
+        )
 
 
 def new_folder(folder: Path) -> None:

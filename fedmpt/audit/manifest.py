@@ -35,6 +35,7 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
         "dp",
         "scores of released models on test images; its step times are of the simulation and stay",
     ),
+    "tensorboard": ("dp", "figures of metrics.jsonl, and warnings; likewise"),
     "summary.json": (
         "dp",
         "scores and accounts; digests, images_skipped and times are of the simulation and stay",

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmpt.engine.ledgers import INDEX_FILE
+from fedmpt.engine.ledgers import INDEX_FILE, INDEX_SCHEMA
 from fedmpt.errors import UsageError
+from fedmpt.runstore import (
+    METRICS_FILE,
+    ROUND_SCHEMA,
+    SUMMARY_FILE,
+    SUMMARY_SCHEMA,
+    require_schema,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,26 +60,41 @@ def read_run(folder: Path, ledgers: Path | None) -> RunRecords:
             f"{folder}: no run folder (it has no config.toml); give what `fedmpt train --out` made"
         )
     index = _json(folder / INDEX_FILE)
+    if index is not None:
+        require_schema(folder / INDEX_FILE, index.get("schema"), INDEX_SCHEMA)
     place = Path(index["folder"]) if index is not None else Path("ledger")
     try:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (folder / METRICS_FILE).read_text(encoding="utf-8")
         whole = text[
             : text.rfind("\n") + 1
         ]  # a torn last line is of a round that was not committed
-        metrics = [json.loads(line) for line in whole.splitlines()]
+        metrics = [_line(line, number, folder) for number, line in enumerate(whole.splitlines())]
     except FileNotFoundError:
         metrics = []
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: cannot be read ({error}); is the folder whole?") from error
+    summary = _json(folder / SUMMARY_FILE)
+    if summary is not None:
+        require_schema(folder / SUMMARY_FILE, summary.get("schema"), SUMMARY_SCHEMA)
     return RunRecords(
         folder=folder,
         config=config,
         metrics=metrics,
-        summary=_json(folder / "summary.json"),
+        summary=summary,
         index=index,
         ledgers=ledgers if ledgers is not None else folder / place,
     )
+
+
+def _line(text: str, number: int, folder: Path) -> dict[str, Any]:
+    """Return a line of ``metrics.jsonl``; one without a schema is of the time before lines said theirs, the first."""
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError(f"line {number + 1} of {METRICS_FILE} is no object")
+    where = f"{folder / METRICS_FILE}, line {number + 1}"
+    require_schema(where, line.get("schema", ROUND_SCHEMA), ROUND_SCHEMA)
+    return line
 
 
 def _json(path: Path) -> dict[str, Any] | None:

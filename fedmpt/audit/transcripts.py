@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +23,50 @@ KEY_SETUP: Final = "key-setup"
 ROSTER: Final = "roster"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """Rounds that one process did under one roster; a resumed run has several.
+
+    Attributes:
+        first: round that it began with.
+        rounds: that it completed, ascending; perhaps none.
+        roster: its keys.
+        key_setup: log of how its CKKS key was made; missing in other modes.
+        logs: of ``rounds``, in the same order.
+    """
+
+    first: int
+    rounds: tuple[int, ...]
+    roster: Path
+    key_setup: Path
+    logs: tuple[Path, ...]
+
+
+def stretches(folder: Path, rounds: Iterable[int]) -> list[Stretch]:
+    """Return the stretches of a run in order.
+
+    Args:
+        folder: the run folder.
+        rounds: that ``metrics.jsonl`` has, but for round 0. Others were stopped and done again.
+    """
+    done = sorted(rounds)
+    later = [int(path.stem.split("-")[1]) for path in folder.glob(f"{ROSTER}-[0-9]*.json")]
+    begun = [1, *sorted(later)]
+    found = []
+    for first, end in zip(begun, [*begun[1:], math.inf], strict=True):
+        own = tuple(number for number in done if first <= number < end)
+        found.append(
+            Stretch(
+                first=first,
+                rounds=own,
+                roster=folder / f"{of_stretch(ROSTER, first)}.json",
+                key_setup=folder / TRANSCRIPTS / f"{of_stretch(KEY_SETUP, first)}.bin",
+                logs=tuple(folder / TRANSCRIPTS / f"round-{number:04d}.bin" for number in own),
+            )
+        )
+    return found
+
+
 def transcript_findings(records: RunRecords) -> list[Finding]:
     """Return what is wrong with the logs in a run folder; none where no logs were kept.
 
@@ -30,54 +77,52 @@ def transcript_findings(records: RunRecords) -> list[Finding]:
     """
     if not (records.folder / TRANSCRIPTS).is_dir():
         return []
-    later = [int(path.stem.split("-")[1]) for path in records.folder.glob(f"{ROSTER}-[0-9]*.json")]
-    begun = [1, *sorted(later)]
-    rounds: dict[int, list[dict[str, Any]]] = {first: [] for first in begun}
-    for line in records.metrics:
-        if line["round"] > 0:
-            rounds[max(first for first in begun if first <= line["round"])].append(line)
+    lines = {line["round"]: line for line in records.metrics if line["round"] > 0}
     return [
         finding
-        for first, lines in rounds.items()
-        if lines  # a stretch that completed no round proves nothing
-        for finding in _stretch_findings(records.folder, first, lines)
+        for stretch in stretches(records.folder, lines)
+        if stretch.rounds  # one that completed no round proves nothing
+        for finding in _stretch_findings(stretch, lines)
     ]
 
 
-def _stretch_findings(folder: Path, first: int, lines: list[dict[str, Any]]) -> list[Finding]:
-    """Return what is wrong with the logs of rounds that were summed under one roster."""
+def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> list[Finding]:
+    """Return what is wrong with the logs of rounds that were summed under one roster.
+
+    Args:
+        stretch: the rounds.
+        lines: of ``metrics.jsonl``, by round.
+    """
     findings: list[Finding] = []
 
     def find(where: str, what: str) -> None:
         findings.append(Finding(kind=Kind.TRANSCRIPT, where=where, what=what))
 
-    roster_name = of_stretch(ROSTER, first) + ".json"
     try:
-        roster = Roster.from_json((folder / roster_name).read_bytes())
+        roster = Roster.from_json(stretch.roster.read_bytes())
     except (OSError, SecAggError) as error:
-        find(roster_name, f"cannot be read: {error}")
+        find(stretch.roster.name, f"cannot be read: {error}")
         return findings
     verified: list[Verified] = []
-    setup_name = of_stretch(KEY_SETUP, first) + ".bin"
-    setup = folder / TRANSCRIPTS / setup_name
+    setup = stretch.key_setup
     if setup.exists():
         try:
             verified.append(verify_key_setup(setup.read_bytes(), roster))
         except SecAggError as error:
-            find(setup_name, f"{type(error).__name__}: {error}")
-    for line in lines:
-        name = f"round-{line['round']:04d}.bin"
+            find(setup.name, f"{type(error).__name__}: {error}")
+    for number, log in zip(stretch.rounds, stretch.logs, strict=True):
+        name, line = log.name, lines[number]
         try:
-            one = verify_transcript((folder / TRANSCRIPTS / name).read_bytes(), roster)
+            one = verify_transcript(log.read_bytes(), roster)
         except FileNotFoundError:
-            find(name, f"round {line['round']} has no log")
+            find(name, f"round {number} has no log")
             continue
         except SecAggError as error:
             find(name, f"{type(error).__name__}: {error}")
             continue
         verified.append(one)
         if one.params.mode is Mode.CKKS and not setup.exists():
-            find(name, f"the set-up of its key has no log: {setup_name} is missing")
+            find(name, f"the set-up of its key has no log: {setup.name} is missing")
         if sorted(line["survivors"]) != sorted(one.survivors):
             find(name, f"signed for {one.survivors}, metrics.jsonl says {line['survivors']}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,12 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
     "stopped",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Go on with a run that was stopped, with its settings; goes with --json alone.",
+    help="Go on with a run that was stopped, with its settings; goes with --json and --tensorboard alone.",
+)
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Also write the run's figures for TensorBoard, to RUN/tensorboard.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.option(
@@ -180,6 +186,7 @@ def command(
     ledger: Path | None,
     out: Path | None,
     stopped: Path | None,
+    tensorboard: bool,
     as_json: bool,
     config_file: Path | None,
     settings: tuple[str, ...],
@@ -209,13 +216,19 @@ def command(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from fedmpt.cli.console import Console
+    from fedmpt.cli.tensorboard import TensorBoard
+    from fedmpt.engine.listener import Listener, Several
     from fedmpt.engine.train import resume, train
 
     console = Console()
-    if stopped is not None:
-        summary = resume(stopped, listener=console)
-    else:
-        summary = train(config, folder=out, ledger=ledger, listener=console)
+    with ExitStack() as stack:
+        listener: Listener = console
+        if tensorboard:
+            listener = Several(console, stack.enter_context(TensorBoard()))
+        if stopped is not None:
+            summary = resume(stopped, listener=listener)
+        else:
+            summary = train(config, folder=out, ledger=ledger, listener=listener)
     if as_json:
         import json
 
@@ -229,7 +242,7 @@ def _require_alone(context: click.Context) -> None:
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in ("stopped", "as_json"):
+        if given and name not in ("stopped", "as_json", "tensorboard"):
             raise click.UsageError(
                 f"--resume goes on with the run's own settings: leave {parameter.opts[0]} out"
             )

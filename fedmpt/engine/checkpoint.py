@@ -24,7 +24,7 @@ from fedmpt.engine.prepare import Federation
 from fedmpt.errors import RunError, UsageError
 from fedmpt.methods.base import Parameters
 from fedmpt.metrics import Metrics
-from fedmpt.runstore import STATE_FILE
+from fedmpt.runstore import STATE_FILE, require_schema
 from fedmpt.types import GlobalState
 from privacy import LedgerHead
 
@@ -92,7 +92,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read the state of a run.
 
     Raises:
-        UsageError: the run was stopped before it had any; nothing was charged until then.
+        UsageError: the run was stopped before it had any, and nothing was charged until then; or another version of
+            fedmpt wrote it.
         RunError: the file cannot be read.
     """
     path = folder / STATE_FILE
@@ -103,7 +104,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {})["progress"]
+            metadata = file.metadata() or {}
+            text, schema = metadata["progress"], metadata.get("schema")
+        require_schema(path, schema, _SCHEMA)
         progress = msgspec.json.decode(text, type=Progress)
         vector = tensors.pop(_VECTOR).numpy()
     except (OSError, SafetensorError, KeyError, msgspec.MsgspecError) as error:

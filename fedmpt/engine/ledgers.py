@@ -19,6 +19,7 @@ import msgspec
 
 from fedmpt.engine.prepare import Federation
 from fedmpt.errors import BudgetSpent, UsageError
+from fedmpt.runstore import require_schema
 from privacy import (
     Budget,
     BudgetExhausted,
@@ -131,6 +132,7 @@ def reopen_ledgers(federation: Federation, plans: list[DPPlan], folder: Path) ->
     """
     try:
         index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        require_schema(folder / INDEX_FILE, index["schema"], INDEX_SCHEMA)
         run, place, carried = str(index["run"]), folder / index["folder"], bool(index["carried"])
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(

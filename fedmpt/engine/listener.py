@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it: typed values, in the order in which they happen."""
+"""What a run tells whoever watches it: typed values, in the order in which they happen; docs/events.md lists them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedmpt.engine.prepare import Progress
 from fedmpt.metrics import Metrics
+from fedmpt.runstore import ROUND_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,7 @@ class Preview:
         bytes_up: predicted upload of a client in a round, on average over the cohort.
         bytes_down: predicted download of a client in a round, on average, protocol only.
         setup_bytes: most bytes a client (sent, received) to share the CKKS key, once; None in other modes.
+        folder: the run folder.
     """
 
     method: str
@@ -66,6 +68,7 @@ class Preview:
     bytes_up: float
     bytes_down: float
     setup_bytes: tuple[int, int] | None
+    folder: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +107,9 @@ class RoundRecord:
     seconds: tuple[tuple[str, float], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """Return the record as JSON values; a round that was not evaluated has no metrics among them."""
+        """Return a line of ``metrics.jsonl``, as docs/events.md has it; without metrics where none were taken."""
         return {
+            "schema": ROUND_SCHEMA,
             "round": self.round,
             **(self.metrics.as_dict() if self.metrics is not None else {}),
             "mAP_shared": self.shared.mAP if self.shared else None,
@@ -136,3 +140,30 @@ class Listener(Progress, Protocol):
     def warning(self, text: str) -> None:
         """Something the user should know."""
         ...
+
+
+class Several:
+    """A listener that tells others, in their order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.progress(label, done, total)
+
+    def preview(self, preview: Preview) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.preview(preview)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.round_done(record)
+
+    def warning(self, text: str) -> None:
+        """See `Listener`."""
+        for one in self._listeners:
+            one.warning(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.listener import Preview
 from fedmpt.engine.prepare import Federation
@@ -20,6 +22,7 @@ def make_preview(
     planned: list[float],
     *,
     sums: int,
+    folder: Path,
 ) -> Preview:
     """Return what is shown before the first round.
 
@@ -29,6 +32,7 @@ def make_preview(
         plans: every client's privacy plan; none without privacy.
         planned: every client's epsilon once all rounds are done; none without privacy.
         sums: secure sums of a round.
+        folder: the run folder.
     """
     config, local = federation.config, federation.local
     cohort = len(federation.schedule[0])
@@ -69,6 +73,7 @@ def make_preview(
         bytes_up=sums * predicted.mean_up(),
         bytes_down=sums * predicted.mean_down(),
         setup_bytes=_setup_bytes(aggregation),
+        folder=str(folder),
     )
 
 

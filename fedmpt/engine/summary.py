@@ -16,9 +16,9 @@ from fedmpt.engine.share_terms import claim
 from fedmpt.errors import RunError
 from fedmpt.metrics import Metrics
 from fedmpt.protect import MODES
+from fedmpt.runstore import SUMMARY_SCHEMA
 from secagg import statement
 
-SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
 _HEADLINE: Final = ("mAP", "CF1", "OF1")
 
 

@@ -207,7 +207,11 @@ def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, An
         if aggregation.key_epoch is not None:
             store.write_transcript(of_stretch("key-setup", done + 1), aggregation.key_epoch.log)
         planned = [budget.planned.epsilon for _, budget in opened]
-        listener.preview(make_preview(federation, aggregation, plans, planned, sums=rounds.sums))
+        listener.preview(
+            make_preview(
+                federation, aggregation, plans, planned, sums=rounds.sums, folder=store.folder
+            )
+        )
         loop.execute(aggregation, rounds, sites)
         accounts = [account for site in sites if (account := site.close()) is not None]
         return loop.finish(accounts, name=ledgers.run if plans else None)

@@ -2,7 +2,7 @@
 
 A map is what each patch adds to the prediction, laid over what the backbone saw of the image. The first map mixes
 the conditions by the gate, on a scale of its own; those of the conditions share one scale, so a pale one adds little.
-Colour and opacity go by the square root, for a few patches often add most.
+What is drawn goes by the square root, for a few patches often add most. Reports scale maps in the same way.
 
 Dimensions: ``N`` conditions, ``M`` patches, ``C`` classes.
 """
@@ -91,11 +91,13 @@ def class_maps(
         grid: patches down and across.
 
     Returns:
-        float32 ``[1 + N, down, across]``; the largest value of the first is 1, and so is that of the others together.
+        float32 ``[1 + N, down, across]``, how strongly to draw each patch: the square root of its share of the largest
+        value, so that 1 is the largest of the first map, and of the others together.
     """
     mixed = (gate[:, None] * evidence).sum(axis=0, keepdims=True)  # [1, M]
     maps = np.concatenate([_scaled(mixed), _scaled(evidence)])
-    return maps.reshape(-1, *grid).astype(np.float32)
+    strength: NDArray[np.float32] = np.sqrt(maps).reshape(-1, *grid).astype(np.float32)
+    return strength
 
 
 def _scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,7 +121,7 @@ def seen_part(image: Image.Image, resize_mode: str) -> Image.Image:
 
 def _overlay(image: Image.Image, values: NDArray[np.float32]) -> Image.Image:
     """Lay a map ``[down, across]`` in [0, 1] over an image."""
-    small = Image.fromarray((255 * np.sqrt(values)).round().astype(np.uint8))
+    small = Image.fromarray((255 * values).round().astype(np.uint8))
     strength = small.resize(image.size, Image.Resampling.BICUBIC)
     heat = ImageOps.colorize(strength, black=_HEAT[0], mid=_HEAT[1], white=_HEAT[2])
     opacity = strength.point([round(_STRONGEST * level) for level in range(256)])

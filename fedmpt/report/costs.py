@@ -58,13 +58,13 @@ def _bytes(source: RunSource) -> list[Html]:
     up = summary["secagg"]["bytes_up_per_client_round"]
     uploads = sum(len(line["survivors"]) for line in source.metrics)
     model = _FLOAT_BYTES * summary["parameters"]
-    measured = paragraph(
-        f"A client sent {_kilobytes(up)} a round on average, {up * uploads / 1e6:.1f} MB over all clients and rounds. "
-        f"With each round it also gets the model, {_kilobytes(model)} as float32."
-    )
-    if source.rounds is None:
+    text = f"A client sent {_kilobytes(up)} a round on average, {up * uploads / 1e6:.1f} MB in all rounds together."
+    if not source.alone:
+        text += f" With each round it also gets the model, {_kilobytes(model)} as float32."
+    measured = paragraph(text)
+    if not source.logs:
         return [measured]
-    first = source.rounds.rounds[0]
+    first = source.logs[0][1].rounds[0]
     predicted = predict_bytes(
         first.params,
         cohort=len(first.cohort),

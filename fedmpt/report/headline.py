@@ -56,7 +56,7 @@ def _warnings(source: RunSource) -> list[Html]:
         warnings.append(
             "NO DIFFERENTIAL PRIVACY: updates and the tuned model may reveal training images."
         )
-    if source.audit.secagg == "none" and source.cohort:
+    if source.audit.secagg == "none" and source.cohort and not source.alone:
         warnings.append("NO SECURE AGGREGATION: the server saw every client's update.")
     if source.audit.findings:
         warnings.append(

@@ -23,20 +23,16 @@ def picture_uri(image: Image.Image) -> str:
 
 
 def draw_maps(maps: NDArray[np.float32]) -> tuple[str, ...]:
-    """Draw one map a condition, each to be laid over the picture: patches that matter less are darkened.
-
-    Each map is scaled by its own largest value, so that a condition with a small score shows where it looks too.
+    """Draw maps to be laid over the picture: patches that matter less are darkened.
 
     Args:
-        maps: float32 ``[N, h, w]``, non-negative; one value a patch, rows from above.
+        maps: float32 ``[N, h, w]`` in [0, 1], as `fedmpt.inference.maps.class_maps` gives them.
 
     Returns:
         N data URIs of PNGs, one pixel a patch.
     """
-    largest = maps.max(axis=(1, 2), keepdims=True)  # [N, 1, 1]
-    weight = maps / np.maximum(largest, np.finfo(np.float32).tiny)
     pixels = np.zeros((*maps.shape, 4), np.uint8)  # black, of varying opacity
-    pixels[..., 3] = np.rint(255 * _SHADE * (1 - weight))
+    pixels[..., 3] = np.rint(255 * _SHADE * (1 - maps))
     return tuple(_uri(Image.fromarray(one), "PNG") for one in pixels)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from fedmpt.report.html import Html, bullets, folded, paragraph, section, table
+from fedmpt.report.html import Html, bullets, folded, join, paragraph, section, table
 from fedmpt.report.source import RunSource
 from secagg.threshold import default_colluders, threshold
+from secagg.verified import VerifiedRun
 
 _SHOWN_ROUNDS: Final = 200
 
@@ -104,12 +105,25 @@ def _server_rows(source: RunSource) -> list[tuple[str, str]]:
 
 
 def _logs(source: RunSource) -> Html:
-    if source.rounds is None:
-        return paragraph(source.rounds_missing, kind="note")
-    rounds, missing = source.rounds.rounds, source.rounds.missing
+    if not source.logs:
+        return paragraph(source.logs_missing, kind="note")
+    return join([_stretch(source, *one) for one in source.logs])
+
+
+def _stretch(source: RunSource, first: int, logs: VerifiedRun) -> Html:
+    """Return what the logs of rounds prove that were summed under one roster."""
+    rounds = [line["round"] for line in source.metrics if line["round"] >= first][
+        : len(logs.rounds)
+    ]
     text = f"The public logs of {len(rounds)} round(s) verify: every signature fits what it was given for."
-    if missing:
-        text += f" Without a log: attempts {', '.join(map(str, missing))}, aborted or withheld."
-    lines = [f"Round {number}: {one.describe()}." for number, one in enumerate(rounds, start=1)]
-    setups = [f"Key: {setup.describe()}." for setup in source.rounds.setups]
+    if len(source.logs) > 1:
+        span = f"Rounds {rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else f"Round {rounds[0]}"
+        text = f"{span}, with keys of their own. {text}"
+    if logs.missing:
+        text += (
+            f" Without a log: attempts {', '.join(map(str, logs.missing))}, aborted or withheld."
+        )
+    described = zip(rounds, logs.rounds, strict=True)
+    lines = [f"Round {number}: {one.describe()}." for number, one in described]
+    setups = [f"Key: {setup.describe()}." for setup in logs.setups]
     return folded(text, bullets(setups + lines[:_SHOWN_ROUNDS]))

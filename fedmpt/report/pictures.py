@@ -7,25 +7,29 @@ from typing import Final
 
 import numpy as np
 
+from fedmpt.inference.maps import class_maps
 from fedmpt.report.examples import Example
 from fedmpt.report.html import Html, element, paragraph, section
 from fedmpt.report.images import draw_maps, picture_uri
 from fedmpt.report.plot import Bar, Limit, bar_chart
 
+LEFT_OUT: Final = (
+    "Left out (--no-images): this file holds no image and no prediction of a single image."
+)
 _SHOWN_SCORES: Final = 5
 _CHART_WIDTH: Final = 290.0  # of the view box: a card is small
 
 
 def pictures(
-    examples: Sequence[Example] | None, *, without: str, data: str, threshold: float
+    examples: Sequence[Example] | None, *, data: str, threshold: float, without: str = LEFT_OUT
 ) -> Html:
     """Return the section of example images.
 
     Args:
         examples: None if the report shows none.
-        without: why it shows none, in a sentence.
         data: name of the data set.
         threshold: score above which a class counts as predicted.
+        without: why it shows none, in a sentence.
     """
     if examples is None:
         return section("examples", "Test images", paragraph(without))
@@ -45,9 +49,9 @@ def pictures(
     if any(example.maps for example in examples):
         content.append(
             paragraph(
-                "Maps show where each condition sees the class with the highest score: a patch is as bright as its "
-                "share of the condition's own prediction is large, and the brightest patch of a map is its largest "
-                "share. Gate weights mix the conditions' predictions into the score.",
+                "Maps show where the class with the highest score is seen: the brighter a patch, the more it adds to "
+                "the prediction. The first mixes the conditions by their gates, on a scale of its own; the others "
+                "share one scale, so a dark one adds little.",
                 kind="note",
             )
         )
@@ -100,17 +104,24 @@ def _card(example: Example, threshold: float) -> Html:
 
 
 def _maps(example: Example, picture: str) -> Html:
-    """Return one map a condition, each over the picture."""
+    """Return the mixture's map and one a condition, each over the picture."""
     if not example.maps:
         return Html("")
-    drawn = draw_maps(np.stack([one.evidence for one in example.maps]))
     label = example.scores[0][0]
+    evidence = np.stack([one.evidence for one in example.maps])  # [N, h, w]
+    down, across = evidence.shape[1:]
+    gate = np.array([one.gate for one in example.maps], dtype=np.float32)
+    drawn = draw_maps(class_maps(evidence.reshape(len(gate), -1), gate, (down, across)))
+    named = [("all conditions", "mixed by the gate", "")]
+    named += [
+        (one.condition, f"gate {one.gate:.3f}", f"predicts {one.score:.3f}") for one in example.maps
+    ]
     maps = [
         element(
             "figure",
             element(
                 "svg",
-                element("title", f"where the condition {one.condition} sees {label}"),
+                element("title", f"where {condition} sees {label}"),
                 element("use", href=f"#{picture}"),
                 element("image", href=uri, width=1.0, height=1.0, class_="map"),
                 viewBox="0 0 1 1",
@@ -119,12 +130,11 @@ def _maps(example: Example, picture: str) -> Html:
             ),
             element(
                 "figcaption",
-                element("strong", one.condition),
-                element("span", f"gate {one.gate:.3f}"),
-                element("span", f"predicts {one.score:.3f}"),
+                element("strong", condition),
+                *(element("span", words) for words in figures),
             ),
         )
-        for one, uri in zip(example.maps, drawn, strict=True)
+        for (condition, *figures), uri in zip(named, drawn, strict=True)
     ]
-    heading = element("p", f"Where each condition sees {label}", class_="heading")
+    heading = element("p", f"Where {label} is seen", class_="heading")
     return element("div", heading, element("div", *maps, class_="maps"), class_="below")

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
-from fedmpt.audit.transcripts import KEY_SETUP, TRANSCRIPTS
-from fedmpt.engine.summary import SUMMARY_SCHEMA
+from fedmpt.audit.transcripts import stretches
 from fedmpt.errors import UsageError
 from secagg import SecAggError
 from secagg.roster import Roster
@@ -35,8 +34,9 @@ class RunSource:
         metrics: lines of ``metrics.jsonl``, round 0 first.
         summary: ``summary.json``.
         audit: its figures recomputed from the ledgers, and what is wrong.
-        rounds: the public logs of its rounds and key set-ups, verified; None if there are none, or one does not verify.
-        rounds_missing: why ``rounds`` is None.
+        logs: the public logs of its rounds and key set-ups, verified: (first round, logs) of each stretch of the run,
+            each with keys of its own; empty if there are none, or one does not verify.
+        logs_missing: why there are none.
     """
 
     folder: Path
@@ -45,8 +45,8 @@ class RunSource:
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
     audit: RunAudit
-    rounds: VerifiedRun | None
-    rounds_missing: str
+    logs: tuple[tuple[int, VerifiedRun], ...]
+    logs_missing: str
 
     @property
     def private(self) -> bool:
@@ -100,7 +100,7 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         raise UsageError(
             f"{folder}: summary.json and metrics.jsonl are over different classes; are they of one run?"
         )
-    rounds, missing = _verified_rounds(folder)
+    logs, missing = _verified_logs(folder, [line["round"] for line in records.metrics[1:]])
     return RunSource(
         folder=folder,
         config_text=(folder / "config.toml").read_text(encoding="utf-8"),
@@ -108,8 +108,8 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         metrics=records.metrics,
         summary=records.summary,
         audit=audit_run(folder, ledgers=ledgers),
-        rounds=rounds,
-        rounds_missing=missing,
+        logs=logs,
+        logs_missing=missing,
     )
 
 
@@ -118,26 +118,35 @@ def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
     secagg = summary.get("secagg", {})
     lacking = [name for name in _FIELDS if name not in summary]
     lacking += [f"secagg.{name}" for name in _SECAGG_FIELDS if name not in secagg]
-    if summary.get("schema") != SUMMARY_SCHEMA or lacking:
+    if lacking:
         raise UsageError(
-            f"{folder}: summary.json ({summary.get('schema')}) has no {', '.join(lacking) or SUMMARY_SCHEMA}: it was "
-            "written by another version of fedmpt; report with that one"
+            f"{folder}: summary.json has no {', '.join(lacking)}: it was written by another version of fedmpt; report "
+            "with that one"
         )
 
 
-def _verified_rounds(folder: Path) -> tuple[VerifiedRun | None, str]:
-    transcripts = folder / TRANSCRIPTS
-    logs = [*transcripts.glob(f"{KEY_SETUP}.bin"), *sorted(transcripts.glob("round-*.bin"))]
-    roster = folder / "roster.json"
-    if not logs or not roster.is_file():
-        return None, "This run kept no public logs of its rounds."
-    if any(folder.glob("roster-[0-9]*.json")):
-        return None, (
-            "This run was resumed, with new keys each time: `fedmpt audit` verifies the logs of every stretch."
-        )
-    try:
-        known = Roster.from_json(roster.read_bytes())
-        return verify_run([log.read_bytes() for log in logs], known), ""
-    except (SecAggError, OSError, ValueError) as error:
-        notes = ", ".join(getattr(error, "__notes__", []))
-        return None, f"The public logs of the rounds do not verify: {error} {notes}".strip()
+def _verified_logs(
+    folder: Path, rounds: list[int]
+) -> tuple[tuple[tuple[int, VerifiedRun], ...], str]:
+    """Return the verified logs of every stretch that completed a round, or why there are none."""
+    found = []
+    for stretch in stretches(folder, rounds):
+        if not stretch.rounds:
+            continue
+        lacking = [
+            number
+            for number, log in zip(stretch.rounds, stretch.logs, strict=True)
+            if not log.is_file()
+        ]
+        if not stretch.roster.is_file() or len(lacking) == len(stretch.rounds):
+            return (), "This run kept no public logs of its rounds."
+        if lacking:
+            return (), f"There is no public log of round(s) {', '.join(map(str, lacking))}."
+        logs = [log for log in (stretch.key_setup, *stretch.logs) if log.is_file()]
+        try:
+            roster = Roster.from_json(stretch.roster.read_bytes())
+            found.append((stretch.first, verify_run([log.read_bytes() for log in logs], roster)))
+        except (SecAggError, OSError, ValueError) as error:
+            notes = ", ".join(getattr(error, "__notes__", []))
+            return (), f"The public logs of the rounds do not verify: {error} {notes}".strip()
+    return tuple(found), "" if found else "No round was done, so there are no logs."

@@ -17,7 +17,7 @@ from fedmpt.report.headline import headline
 from fedmpt.report.html import Html, element, folded, section
 from fedmpt.report.page import contents, page, write_page
 from fedmpt.report.parties import parties
-from fedmpt.report.pictures import pictures
+from fedmpt.report.pictures import LEFT_OUT, pictures
 from fedmpt.report.source import RunSource, read_source
 
 CONFIG_FILE: Final = "config.toml"
@@ -31,9 +31,6 @@ _SECTIONS: Final = {  # anchor -> name in the table of contents
     "examples": "test images",
     "config": "configuration",
 }
-_NO_IMAGES: Final = (
-    "Left out (--no-images): this file holds no image and no prediction of a single image."
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +71,7 @@ def write_report(folder: Path, choices: Choices, *, progress: Progress) -> Path:
 def _run_page(folder: Path, choices: Choices, progress: Progress) -> Html:
     """Return the report of one run; raises as `write_report`."""
     source = read_source(folder, ledgers=choices.ledgers)
-    examples, without = None, _NO_IMAGES
+    examples, without = None, LEFT_OUT
     if source.alone:
         without = "There is no common model to show on test images: every client trained its own."
     elif choices.images:
@@ -92,9 +89,9 @@ def _run_page(folder: Path, choices: Choices, progress: Progress) -> Html:
         checks(source),
         pictures(
             examples,
-            without=without,
             data=summary["data"],
             threshold=source.evaluated[-1]["threshold"],
+            without=without,
         ),
         _config(source),
     )

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from fedmpt.config import to_toml
 from fedmpt.errors import RunError, UsageError
-from fedmpt.runstore import STATE_FILE, SUMMARY_FILE, write_whole
+from fedmpt.runstore import STATE_FILE, SUMMARY_FILE, SUMMARY_SCHEMA, require_schema, write_whole
 from fedmpt.sweep.cells import Cell
 
 CELLS: Final = "cells"
@@ -96,7 +96,12 @@ def run_folder(cell: Cell, folder: Path) -> Path:
 
 
 def summary_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a finished cell, or None."""
+    """Return the summary of a finished cell, or None.
+
+    Raises:
+        RunError: it cannot be read.
+        UsageError: another version of fedmpt wrote it.
+    """
     path = run_folder(cell, folder) / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +111,10 @@ def summary_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
         raise RunError(
             f"{path}: cannot be read ({error}); move the folder away to run the cell again"
         ) from error
-    return summary if isinstance(summary, dict) else None
+    if not isinstance(summary, dict):
+        raise RunError(f"{path}: not a JSON object; move the folder away to run the cell again")
+    require_schema(path, summary.get("schema"), SUMMARY_SCHEMA)
+    return summary
 
 
 def run_cells(

@@ -21,6 +21,7 @@ from fedmpt.config import load_config
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.train import train
 from fedmpt.errors import FedMPTError
+from fedmpt.metrics import evaluate
 
 
 def random_backbone(*, seed: int = 0, text_width: int = 32, quick_gelu: bool = False) -> Backbone:
@@ -134,6 +135,28 @@ class Silence:
 
     def warning(self, text: str) -> None:
         del text
+
+
+@pytest.fixture
+def sample_record() -> RoundRecord:
+    """A round with everything that a round can have."""
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.6]], np.float32)
+    metrics = evaluate(scores, np.array([[1, 0], [0, 1], [1, 1]], np.int8))
+    return RoundRecord(
+        round=3,
+        rounds=4,
+        metrics=metrics,
+        shared=metrics,
+        by_client=((50.0, 40.0, 41.0), (60.0, 45.0, 44.0)),
+        survivors=(0, 2),
+        dropped=((1, "upload"),),
+        attempts=2,
+        epsilon=(1.5, 2.5),
+        train_loss=0.25,
+        clipped=0.01,
+        bytes_up=1234.5,
+        seconds=(("train", 1.5), ("secagg", 0.5), ("evaluate", 0.25)),
+    )
 
 
 SmallRun = Callable[..., dict[str, Any]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from fedmpt.cli.console import Console
 from fedmpt.config import load_config
 from fedmpt.engine.prepare import prepare
 from fedmpt.errors import UsageError
+from fedmpt.inference.maps import class_maps
 from fedmpt.learner import predict
 from fedmpt.report.examples import ConditionMap, Example, read_examples
 from fedmpt.report.pictures import pictures
@@ -333,6 +337,22 @@ def test_the_maps_of_an_example_are_its_conditions_predictions_patch_by_patch(
         mixed = sum(one.gate * one.score for one in example.maps)
         odds = mixed / (1 - mixed) * 18 / 2  # the head: 0.5 at twice the share of chance, C = 20
         assert odds / (1 + odds) == pytest.approx(example.scores[0][1], abs=1e-3)
+
+
+def test_the_maps_of_a_page_are_scaled_as_those_of_predict(private_run: Path) -> None:
+    """Decoded from the page: the mixture first, then the conditions on one scale."""
+    (example, *_) = read_examples(private_run, progress=Silence())
+    text = pictures([example], data="scenes", threshold=0.5)
+    shades = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))[..., 3]
+        for code in re.findall(r'href="data:image/png;base64,([^"]+)"[^>]*class="map"', text)
+    ]
+    evidence = np.stack([one.evidence.reshape(-1) for one in example.maps])
+    gate = np.array([one.gate for one in example.maps], np.float32)
+    expected = class_maps(evidence, gate, (4, 4))
+    assert len(shades) == len(expected) == 1 + len(example.maps)
+    for shade, strength in zip(shades, expected, strict=True):
+        np.testing.assert_allclose(shade, 255 * 0.8 * (1 - strength), atol=1)
 
 
 def test_a_report_without_images_shows_none_and_reads_neither_data_nor_model(folder: Path) -> None:

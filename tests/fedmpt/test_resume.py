@@ -23,6 +23,8 @@ from fedmpt.engine import sites, train
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.loop import Loop
 from fedmpt.errors import RunError, StorageError, UsageError
+from fedmpt.report.parties import parties
+from fedmpt.report.source import read_source
 from fedmpt.runstore import RunStore
 from fedmpt.types import Update
 from privacy import Ledger, LedgerRolledBack, PLDAccountant, read_ledger
@@ -121,6 +123,25 @@ def test_without_privacy_a_run_that_was_stopped_ends_as_one_that_was_not_bit_for
     audit = audit_run(folder)
     assert audit.findings == ()
     assert not [item for item in audit.manifest.items if item.kind == "unknown"]
+    ((first, before), (second, after)) = read_source(folder).logs  # each with its own roster
+    assert (first, len(before.rounds), second, len(after.rounds)) == (1, 1, 2, 2)
+    assert before.rounds[0].run_id != after.rounds[0].run_id
+
+
+def test_a_report_verifies_the_logs_of_every_stretch_of_a_resumed_run(
+    stopped: Callable[..., Path],
+) -> None:
+    folder = stopped(**OPEN)
+    train.resume(folder, listener=Watcher())
+    told = parties(read_source(folder))
+    assert "Round 1, with keys of their own. The public logs of 1 round(s) verify" in told
+    assert "Rounds 2 to 3, with keys of their own. The public logs of 2 round(s) verify" in told
+    assert all(f"Round {number}: sequence" in told for number in (1, 2, 3))
+    log = folder / "transcripts" / "round-0003.bin"
+    log.write_bytes((folder / "transcripts" / "round-0001.bin").read_bytes())
+    assert "do not verify" in parties(read_source(folder))
+    log.unlink()
+    assert "There is no public log of round(s) 3." in parties(read_source(folder))
 
 
 def test_two_runs_without_privacy_give_the_same_model_and_another_seed_another(

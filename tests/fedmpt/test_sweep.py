@@ -48,7 +48,7 @@ private, seed = config["privacy"]["enabled"], config["seed"]
 utility = 50.0 + seed + (config["privacy"]["epsilon"] if private else 20.0 + seed * seed)
 figures = {name: utility + i for i, name in enumerate(("mAP", "CF1", "OF1"))}
 summary = {
-    "final": figures, "zero_shot": dict.fromkeys(figures, 40.0), "seconds": 1.5,
+    "schema": "fedmpt.summary/1", "final": figures, "zero_shot": dict.fromkeys(figures, 40.0), "seconds": 1.5,
     "privacy": {"clients": [{"epsilon": config["privacy"]["epsilon"] - 0.001}] if private else []},
 }
 (folder / "summary.json").write_text(json.dumps(summary))
