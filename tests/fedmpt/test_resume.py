@@ -411,6 +411,9 @@ def test_a_client_that_fails_is_left_out_of_the_round_with_a_warning_and_the_run
         [0, 1, 3, 4],
         [0, 1, 2, 3, 4],
     ]
+    assert [[one["client"] for one in line["dropped"]] for line in _metrics(folder)[1:]] == [
+        *([2], [2], [])
+    ]
     assert len(warnings) == 2
     assert "client 2 is left out of round 1" in warnings[0]
     assert ("broken image" if how == "crash" else "not finite") in warnings[0]
@@ -419,6 +422,19 @@ def test_a_client_that_fails_is_left_out_of_the_round_with_a_warning_and_the_run
     )
     if private:
         assert summary["privacy"]["clients"][2]["rounds"] == 3  # charged is spent
+    assert audit_run(folder).findings == ()
+
+
+def test_a_client_that_always_fails_is_in_no_sum_and_every_round_says_so(
+    failing: Callable[..., None], small_run: SmallRun, tmp_path: Path
+) -> None:
+    failing({2}, "crash")
+    folder = tmp_path / "run"
+    summary = small_run(folder, clients__count=4, method__name="coop", **OPEN)
+    assert summary["rounds"] == 3
+    for line in _metrics(folder)[1:]:
+        assert line["survivors"] == [0, 1, 3]
+        assert [one["client"] for one in line["dropped"]] == [2]
     assert audit_run(folder).findings == ()
 
 
@@ -446,6 +462,54 @@ def drawing(*arguments, **options):  # what a client did with secret coins, as s
 sites.train_privately = drawing
 main()
 """
+
+
+@pytest.mark.slow
+def test_without_privacy_a_run_killed_at_random_moments_ends_as_one_that_was_not(
+    shared_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Up to four kills -9, wherever in a round they fall; bytes of the model and figures of every round are equal."""
+    moments = random.Random(int(os.environ.get("KILL_SEED", "0")))  # noqa: S311 -- moments of kills
+    settings = [
+        *("--no-dp", "--method", "coop", "--backbone", f"local-dir:{shared_checkpoint}"),
+        *("--clients", "3", "--rounds", "12", "--device", "cpu"),
+        *("--set", "data.scenes.train_size=90", "--set", "data.scenes.test_size=30"),
+        *("--set", "data.scenes.resolution=32"),
+    ]
+
+    def run(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        code = "from fedmpt.cli import main; main()"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "train", *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def lines(folder: Path) -> int:
+        path = folder / "metrics.jsonl"
+        return path.read_text().count("\n") if path.exists() else 0
+
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, "--out", str(whole), *settings).wait() == 0
+    kills = 0
+    while not (folder / "summary.json").exists():
+        begun = (folder / "state.safetensors").exists()
+        seen = lines(folder)
+        arguments = ["--resume", str(folder)] if begun else ["--out", str(folder), *settings]
+        with run(folder, *arguments) as process:
+            while kills < 4 and process.poll() is None:
+                if lines(folder) > seen:
+                    time.sleep(moments.uniform(0, 0.2))
+                    process.kill()
+                    kills += 1
+                    break
+                time.sleep(0.005)
+            process.wait()
+    assert kills >= 2
+    assert _model(folder) == _model(whole)
+    assert _metrics(folder) == _metrics(whole)
+    assert audit_run(folder).findings == ()
 
 
 @pytest.mark.slow

@@ -254,6 +254,23 @@ def test_without_a_run_without_privacy_there_is_no_share(tmp_path: Path) -> None
     assert "gain kept" not in to_markdown(results_of(grid, tmp_path, []))
 
 
+def test_a_sweep_whose_folder_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UsageError, match=r"--out .*file/sweep: cannot be written \(Not a directory"
+    ):
+        run(grid_of("rounds=1", seeds=1), tmp_path / "file" / "sweep")
+
+
+def test_a_finished_cell_of_another_version_is_refused(tmp_path: Path) -> None:
+    grid = grid_of("rounds=1", seeds=1)
+    run(grid, tmp_path)
+    (summary,) = tmp_path.glob("cells/*/summary.json")
+    summary.write_text(summary.read_text().replace("summary/1", "summary/2"))
+    with pytest.raises(UsageError, match=r"is of schema fedmpt.summary/2"):
+        run(grid, tmp_path)
+
+
 def test_estimates_and_differences_agree_with_scipy() -> None:
     ours, theirs = [51.0, 53.5, 52.2, 50.1], [50.0, 51.0, 53.0, 49.5]
     found = estimate(ours)
