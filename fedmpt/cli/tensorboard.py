@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER: Final = "tensorboard"  # inside the run folder
+_METRICS: Final = "metrics/"
 
 
 class TensorBoard:
@@ -31,7 +32,7 @@ class TensorBoard:
         self._make = _writer_class()
         self._folder: Path | None = None
         self._writer: SummaryWriter | None = None
-        self._round = 0
+        self._round = -1
 
     def __enter__(self) -> TensorBoard:
         return self
@@ -53,35 +54,41 @@ class TensorBoard:
         self._folder = Path(preview.folder) / FOLDER
 
     def round_done(self, record: RoundRecord) -> None:
-        """Write the figures of a round; a run that tunes nothing has no preview, and no rounds worth a chart."""
+        """Write the figures of a round; a run that tunes nothing has no preview, and no rounds worth a chart.
+
+        The last round may be told twice, the second time with its metrics.
+        """
         if self._folder is None:
             return
         if self._writer is None:
             self._writer = self._make(str(self._folder), purge_step=record.round)
+        told_before = record.round == self._round
         self._round = record.round
         for name, value in figures(record):
-            self._writer.add_scalar(name, value, record.round)
+            if not told_before or name.startswith(_METRICS):
+                self._writer.add_scalar(name, value, record.round)
         self._writer.flush()
 
     def warning(self, text: str) -> None:
         """Write a warning beside the round before it."""
         if self._writer is not None:
-            self._writer.add_text("warning", text, self._round)
+            self._writer.add_text("warning", text, max(0, self._round))
             self._writer.flush()
 
 
 def figures(record: RoundRecord) -> Iterator[tuple[str, float]]:
     """Yield a round's scalars: (tag, value); what a round does not have is left out."""
     metrics = record.metrics
-    yield from (("metrics/mAP", metrics.mAP), ("metrics/CF1", metrics.CF1))
-    yield "metrics/OF1", metrics.OF1
+    if metrics is not None:
+        for name in ("mAP", "CF1", "OF1"):
+            yield f"{_METRICS}{name}", getattr(metrics, name)
     if record.shared is not None:
-        yield "metrics/mAP_shared", record.shared.mAP
+        yield f"{_METRICS}mAP_shared", record.shared.mAP
     if record.by_client:
         own = [each[0] for each in record.by_client]
         yield from (
-            ("metrics/mAP_lowest_client", min(own)),
-            ("metrics/mAP_highest_client", max(own)),
+            (f"{_METRICS}mAP_lowest_client", min(own)),
+            (f"{_METRICS}mAP_highest_client", max(own)),
         )
     if not record.round:
         return

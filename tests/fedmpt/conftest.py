@@ -159,6 +159,39 @@ def sample_record() -> RoundRecord:
     )
 
 
+@pytest.fixture
+def sample_preview() -> Preview:
+    """What a small private run is about to do."""
+    return Preview(
+        method="fedmpt",
+        data="scenes",
+        protocol_digests={"test": "00"},
+        backbone="tiny",
+        parameters=12,
+        sizes=(10, 20),
+        rounds=4,
+        cohort=2,
+        alone=False,
+        local="sgd",
+        target_epsilon=8.0,
+        delta=1e-5,
+        protected="every image of every client",
+        against="everyone",
+        noise_multipliers=(1.0, 2.0),
+        sample_rates=(0.1, 0.2),
+        steps=(4, 8),
+        planned_epsilons=(7.0, 8.0),
+        space="text space",
+        secagg="masking",
+        statement="the server learns the sum",
+        tolerated=(2, 1),
+        bytes_up=100.0,
+        bytes_down=200.0,
+        setup_bytes=None,
+        folder="runs/a",
+    )
+
+
 SmallRun = Callable[..., dict[str, Any]]
 
 

@@ -18,6 +18,7 @@ from fedmpt.audit.records import read_run
 from fedmpt.engine.checkpoint import read_checkpoint
 from fedmpt.engine.listener import Listener, Preview, RoundRecord, Several
 from fedmpt.errors import UsageError
+from fedmpt.metrics import Metrics
 from fedmpt.runstore import ROUND_SCHEMA
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
@@ -57,6 +58,9 @@ def test_the_line_of_a_round_has_the_fields_and_types_of_the_page(
         line = json.loads(json.dumps(record.as_dict()))
         assert list(line) == list(table)
         assert [name for name, value in line.items() if not fits(value, table[name][0])] == []
+    taken = [field.name for field in fields(Metrics)]
+    blind = replace(sample_record, metrics=None).as_dict()
+    assert list(blind) == [name for name in table if name not in taken]
     assert sample_record.as_dict()["schema"] == ROUND_SCHEMA
     assert f"`{ROUND_SCHEMA}`" in PAGE
 

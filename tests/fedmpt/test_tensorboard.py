@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedmpt.audit.run import audit_run
 from fedmpt.cli.tensorboard import TensorBoard
-from fedmpt.engine.listener import RoundRecord, Several
-from fedmpt.engine.train import resume
+from fedmpt.config import load_config
+from fedmpt.engine.listener import Preview, RoundRecord, Several
+from fedmpt.engine.train import resume, train
 from fedmpt.errors import UsageError
 from tests.fedmpt.conftest import Invoke, Silence
 from tests.fedmpt.test_resume import Watcher
@@ -67,13 +69,10 @@ def test_the_scalars_are_the_lines_of_metrics(
 
 
 def test_a_resumed_run_goes_on_in_the_same_chart_and_shows_every_round_once(
-    fedmpt: Invoke, shared_checkpoint: Path, tmp_path: Path
+    shared_checkpoint: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedmpt.config import load_config
-    from fedmpt.engine.train import train
-
+    monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
     run = tmp_path / "run"
-    fedmpt("config")  # the fixture sets the cache
     config = load_config(
         options=SMALL
         | {"backbone.name": f"local-dir:{shared_checkpoint}", "privacy.enabled": False}
@@ -100,6 +99,20 @@ def test_without_the_package_the_run_is_refused_with_the_command_that_installs_i
     assert isinstance(done.exception, UsageError)
     assert "pip install 'fedmpt[tensorboard]'" in str(done.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_round_that_is_told_again_with_its_metrics_shows_every_figure_once(
+    tmp_path: Path, sample_record: RoundRecord, sample_preview: Preview
+) -> None:
+    with TensorBoard() as board:
+        board.preview(replace(sample_preview, folder=str(tmp_path)))
+        board.round_done(replace(sample_record, metrics=None, shared=None, by_client=()))
+        board.round_done(sample_record)
+    found = scalars(tmp_path / "tensorboard")
+    assert sample_record.metrics is not None
+    assert found["metrics/mAP"] == {3: pytest.approx(sample_record.metrics.mAP)}
+    assert found["metrics/mAP_highest_client"] == {3: 60.0}
+    assert found["clients/in_sum"] == {3: 2.0}
 
 
 def test_a_run_that_never_says_where_it_is_writes_nothing(
