@@ -21,7 +21,7 @@ from fedmpt.sweep.price import SweepPrice
 from fedmpt.sweep.results import GAIN, METRICS, Outcome, SweepResults, read_results
 from fedmpt.sweep.run import CELLS
 from fedmpt.sweep.statistics import Estimate, estimate
-from fedmpt.sweep.table import failure_lines, names_of, price_lines, share_lines
+from fedmpt.sweep.table import failure_lines, names_of, note_lines, price_lines
 from privacy import display_epsilon
 
 _MOST_ROWS: Final = 24  # of a chart; a table has them all
@@ -203,7 +203,7 @@ def _results(results: SweepResults) -> Html:
             cells += [str(outcome.kept or "-")] if with_share else []
         rows.append(cells + ["-"] * (len(columns) - len(cells)))
     caption = "mean ± half of the 95% confidence interval, percent; epsilon: largest of a client in one run"
-    notes = [paragraph(line, kind="note") for line in share_lines(results)]
+    notes = [paragraph(line, kind="note") for line in note_lines(results)]
     return section(
         "results",
         "Results",

@@ -48,6 +48,7 @@ class Row:
         zero_shot: metric -> percent, of the frozen model.
         epsilon: largest that a client spent; None without privacy.
         seconds: that it took.
+        clients: ``min`` and ``max`` -> metric -> percent, where ``final`` is a mean over clients' models; else None.
     """
 
     condition: str
@@ -57,6 +58,7 @@ class Row:
     zero_shot: dict[str, float]
     epsilon: float | None
     seconds: float
+    clients: dict[str, dict[str, float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -322,6 +324,7 @@ def _row(cell: Cell, name: str, summary: dict[str, Any]) -> Row:
         zero_shot={metric: summary["zero_shot"][metric] for metric in METRICS},
         epsilon=max(spent, default=None),
         seconds=summary["seconds"],
+        clients=summary.get("final_clients"),
     )
 
 

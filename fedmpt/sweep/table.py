@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedmpt.sweep.price import SweepPrice
-from fedmpt.sweep.results import METRICS, Outcome, SweepResults
+from fedmpt.sweep.results import GAIN, METRICS, Outcome, SweepResults
+from fedmpt.sweep.statistics import estimate
 from privacy import display_epsilon
 
 
@@ -75,7 +76,28 @@ def _price_lines(price: SweepPrice) -> list[str]:
     return lines
 
 
-def share_lines(results: SweepResults) -> list[str]:
+def note_lines(results: SweepResults) -> list[str]:
+    """Return what the table of results does not say by itself, a sentence each."""
+    return [*_share_lines(results), *_client_lines(results)]
+
+
+def _client_lines(results: SweepResults) -> list[str]:
+    """Return how far clients' own models lie apart, where a condition's figure is their mean."""
+    lines = []
+    for outcome in results.outcomes:
+        ranges = [row.clients for row in outcome.rows if row.clients is not None]
+        if ranges:
+            low, high = (
+                estimate([one[end][GAIN] for one in ranges]).mean for end in ("min", "max")
+            )
+            lines.append(
+                f"{outcome.condition.label}: a mean over clients' own models, whose {GAIN} lies between {low:.1f} and "
+                f"{high:.1f} (lowest and highest client, mean over seeds)."
+            )
+    return lines
+
+
+def _share_lines(results: SweepResults) -> list[str]:
     """Return what the share of a gain is a share of, in a sentence; nothing where no share is shown."""
     divisors = dict.fromkeys(one.kept_of for one in results.outcomes if one.kept is not None)
     if not divisors:
@@ -105,7 +127,7 @@ def _results(results: SweepResults) -> str:
     ]
     header = [*_heads(results), "seeds", "epsilon spent", "zero-shot mAP"]
     heads = [*header, *METRICS, "gain in mAP", *(["gain kept"] if with_share else [])]
-    return "\n\n".join([_table(heads, rows), *share_lines(results)])
+    return "\n\n".join([_table(heads, rows), *note_lines(results)])
 
 
 def _comparisons(results: SweepResults) -> str:
