@@ -25,7 +25,8 @@ def curves(source: RunSource) -> Html:
     charts = [
         line_chart(
             "metrics",
-            title="mAP, CF1 and OF1 of the global model on the test split",
+            title="mAP, CF1 and OF1 on the test split, "
+            + ("mean over clients' own models" if _own_models(source) else "of the global model"),
             description=f"Percent over rounds. {_story(source.evaluated)} Round 0 is the frozen CLIP.",
             lines=[
                 Line(
@@ -57,15 +58,22 @@ def curves(source: RunSource) -> Html:
     return section(
         "curves",
         "Over rounds",
-        element("div", *charts, _figures(source.summary), class_="charts"),
+        element("div", *charts, _figures(source), class_="charts"),
         folded("All rounds as a table", table("metrics by round", columns, rows, numbers=True)),
     )
 
 
-def _figures(summary: dict[str, Any]) -> Html:
+def _own_models(source: RunSource) -> bool:
+    return source.summary.get("final_clients") is not None
+
+
+def _figures(source: RunSource) -> Html:
     """Return what the tuned model is compared with."""
+    summary, clients = source.summary, source.summary.get("final_clients") or {}
     named = [
-        ("tuned", summary["final"]),
+        ("tuned, mean over clients" if clients else "tuned", summary["final"]),
+        ("lowest of a client, by metric", clients.get("min")),
+        ("highest of a client, by metric", clients.get("max")),
         ("tuned, without the blocks that are each client's own", summary["final_shared"]),
         ("zero-shot, pooled patches (round 0)", summary["zero_shot"]),
         ("zero-shot, class token", summary["zero_shot_class_token"]),

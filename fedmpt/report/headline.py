@@ -21,7 +21,12 @@ def headline(source: RunSource) -> Html:
         element("h1", f"{summary['method']} on {summary['data']}"),
         paragraph(
             f"{summary['clients']} clients, {summary['rounds']} rounds, {summary['parameters']:,} tuned values on "
-            f"the frozen CLIP {summary['backbone']}, seed {summary['seed']}.",
+            f"the frozen CLIP {summary['backbone']}, seed {summary['seed']}."
+            + (
+                " Every client trained alone; figures are means over their models."
+                if source.alone
+                else ""
+            ),
             kind="lead",
         ),
         *_warnings(source),

@@ -133,6 +133,10 @@ def test_there_is_no_common_model_and_every_page_says_so(
         read_card(alone_privately)
     page = write_report(alone_privately, Choices(), progress=Silence()).read_text()
     assert "There is no common model" in page
+    assert "Every client trained alone" in page
+    worst = json.loads((alone_privately / "summary.json").read_text())["final_clients"]["min"]
+    assert "lowest of a client" in page
+    assert f"{worst['mAP']:.1f}" in page
     assert "nothing of any model is sent" in page
     assert "every client&#x27;s noised update" not in page
 
