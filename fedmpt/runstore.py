@@ -2,11 +2,11 @@
 
 ``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
 privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
-parameters and ``card.json`` what they are; ``partition.json`` who holds which images, and how many of what;
-``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and ``transcripts/`` one
-public log of signatures a round, both for ``python -m secagg.transcript``; ``state.safetensors`` what the next round
-starts from; ``local/`` what clients keep to themselves; ``summary.json`` the result; ``lock`` is held by the process
-that works on the run.
+parameters and ``card.json`` what they are, unless clients train alone; ``partition.json`` who holds which images, and
+how many of what; ``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and
+``transcripts/`` one public log of signatures a round, both for ``python -m secagg.transcript``; ``state.safetensors``
+what the next round starts from; ``local/`` what clients keep to themselves; ``tensorboard/`` where it was asked for;
+``summary.json`` the result; ``lock`` is held by the process that works on the run.
 
 A resumed run has new keys: ``roster-0007.json`` (with CKKS, also ``transcripts/key-setup-0007.bin``) is of those of
 rounds 7 and later, until the next such file.

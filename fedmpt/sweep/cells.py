@@ -142,7 +142,8 @@ def _block_cells(grid: Grid, block: Block, columns: Sequence[Column], seed: int)
 def _config(fixed: Iterable[Setting], given: Mapping[str, Any], seed: int) -> Config:
     """Return a cell's configuration; without privacy, settings of privacy decide nothing and are the defaults."""
     settings, options = [], {"seed": seed} | dict(given)
-    for setting in fixed:
+    strongest = {one.key: one for one in fixed if one.key not in given}  # the later ones
+    for setting in strongest.values():
         if without_privacy(setting.key, setting.text.strip("\"'")):
             settings.append(f"{_ENABLED}=false")
         else:
@@ -183,5 +184,7 @@ def _shown(config: Config, key: str) -> str:
         return {EPSILON: "inf", _ENABLED: "false"}.get(key, NOT_APPLICABLE)
     value: Any = config
     for part in key.split("."):
+        if value is None:  # left to a rule as a whole
+            break
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part)
     return NOT_APPLICABLE if value is None else text_of(value)

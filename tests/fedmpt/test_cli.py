@@ -233,6 +233,7 @@ def test_a_sweep_with_a_failing_cell_exits_with_1_and_names_its_log(tmp_path: Pa
         (["--grid", "rounds=1", "--seeds", "0"], ["--seeds", "0"]),
         (["--grid", "rounds=1", "--jobs", "0"], ["--jobs 0"]),
         (["--grid", "rounds=1", "--reference", "rounds=2"], ["rounds=2", "rounds=1"]),
+        (["--grid", "rounds=1,2", "--set", "train.rounds=3"], ["rounds", "the grid varies it"]),
         (["--grid", "rounds=1", "--set", "nothing"], ["--set nothing", "key=value"]),
         (["/nowhere.toml"], ["/nowhere.toml"]),
     ],

@@ -15,7 +15,16 @@ from PIL import Image
 
 from fedmpt.report.html import Html, element, join, table
 from fedmpt.report.images import draw_maps, picture_uri
-from fedmpt.report.plot import Bar, Limit, Line, bar_chart, line_chart, ticks
+from fedmpt.report.plot import (
+    Bar,
+    Interval,
+    Limit,
+    Line,
+    bar_chart,
+    interval_chart,
+    line_chart,
+    ticks,
+)
 
 FIGURES = st.floats(-1e6, 1e6, allow_nan=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -213,3 +222,29 @@ def test_small_pictures_are_kept_exactly_and_large_ones_small() -> None:
     assert (np.asarray(_decoded(picture_uri(Image.fromarray(pixels)))) == pixels).all()
     smooth = Image.fromarray(pixels).resize((336, 336))
     assert len(picture_uri(smooth)) < 336 * 336
+
+
+def test_intervals_lie_about_their_values_and_zero_is_always_on_the_axis() -> None:
+    rows = [
+        Interval(label="a", value=4.0, half_width=1.0, text="+4.0 ± 1.0"),
+        Interval(label="b", value=2.0, half_width=None, text="+2.0"),
+    ]
+    chart = interval_chart("name", title="t", description="d", rows=rows, axis="points")
+    root = ElementTree.fromstring(chart)  # noqa: S314 -- our own
+    texts = [one.text for one in root.iter("text")]
+    assert {"0", "a", "+4.0 ± 1.0", "b", "points"} <= set(texts)
+    (bar, *caps) = [one for one in root.iter("line") if one.get("class") == "error s0"]
+    low, high = (float(bar.get(end) or "nan") for end in ("x1", "x2"))
+    first, second = (float(one.get("cx") or "nan") for one in root.iter("circle"))
+    assert len(caps) == 2
+    assert first == pytest.approx((low + high) / 2)
+    (zero,) = [
+        float(one.get("x1") or "nan") for one in root.iter("line") if one.get("class") == "axis"
+    ]
+    assert zero < second < low < first
+    assert (first - zero) / (second - zero) == pytest.approx(2, abs=0.01)
+
+
+def test_an_interval_on_zero_alone_has_an_axis() -> None:
+    row = Interval(label="same", value=0.0, half_width=0.0, text="+0.0 ± 0.0")
+    assert "same" in interval_chart("n", title="t", description="d", rows=[row], axis="points")

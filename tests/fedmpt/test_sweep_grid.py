@@ -241,6 +241,20 @@ def test_a_grids_own_settings_and_seeds_are_stronger_than_the_sweeps() -> None:
     ]
 
 
+def test_a_grid_may_be_private_in_a_sweep_that_is_not() -> None:
+    private, fixed = block("dp.epsilon=1"), block("rounds=2", fixed=("dp.epsilon=4",))
+    found = labels(private, fixed, block("rounds=3"), fixed=('dp.epsilon="inf"',))
+    assert found == ["dp.epsilon=1", "dp.epsilon=4 rounds=2", "dp.epsilon=inf rounds=3"]
+
+
+def test_a_setting_inside_one_that_is_left_to_a_rule_elsewhere_is_a_column() -> None:
+    shares = block(fixed=("privacy.block_shares.adapter_core=0.5",))
+    assert labels(shares, block("rounds=2")) == [
+        "privacy.block_shares.adapter_core=0.5",
+        "rounds=2",
+    ]
+
+
 def test_one_configuration_has_one_digest_however_the_grid_names_it() -> None:
     (alone,) = cells("dp.epsilon=8")
     among = cells("dp.epsilon=8", "dp.noise=local,shares")[0]
