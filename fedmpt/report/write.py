@@ -62,8 +62,8 @@ def write_report(folder: Path, choices: Choices, *, progress: Progress) -> Path:
     """
     if not (folder / CONFIG_FILE).is_file():
         raise UsageError(
-            f"{folder}: nothing to report on (it has no {CONFIG_FILE}); give what `fedmpt train --out` or "
-            "`fedmpt sweep --out` made"
+            f"{folder}: nothing to report on: it has no {CONFIG_FILE}, as runs do, and no results.json, which a sweep "
+            "writes when its call ends; give what `fedmpt train --out` or `fedmpt sweep --out` made"
         )
     return write_page(folder, _run_page(folder, choices, progress))
 
