@@ -23,8 +23,8 @@ def command(*, folder: Path, ledger: Path | None, no_images: bool) -> None:
     """
     from fedmpt.cli.console import Console
     from fedmpt.report.write import Choices, write_report
+    from fedmpt.sweep.files import RESULTS_FILE
     from fedmpt.sweep.page import write_sweep_report
-    from fedmpt.sweep.results import RESULTS_FILE
 
     if (folder / RESULTS_FILE).is_file():
         if ledger is not None or no_images:

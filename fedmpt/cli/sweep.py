@@ -74,7 +74,8 @@ def command(
     from fedmpt.cli.sweep_progress import SweepProgress
     from fedmpt.sweep.cells import cells_of
     from fedmpt.sweep.figure import curve_of
-    from fedmpt.sweep.results import as_dict, gather, reference_label, write_results
+    from fedmpt.sweep.files import as_dict, write_results
+    from fedmpt.sweep.results import gather, reference_label
     from fedmpt.sweep.run import default_jobs, run_cells
     from fedmpt.sweep.table import price_lines, to_markdown
 

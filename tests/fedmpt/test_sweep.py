@@ -21,16 +21,10 @@ from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import Cell, cells_of
 from fedmpt.sweep.curve import Level, Panel, Point, Series, privacy_utility_svg
 from fedmpt.sweep.figure import curve_of
+from fedmpt.sweep.files import as_csv, as_dict, read_results, write_results
 from fedmpt.sweep.grid import Block, Grid, parse_axis
 from fedmpt.sweep.price import sweep_prices
-from fedmpt.sweep.results import (
-    SweepResults,
-    as_csv,
-    as_dict,
-    gather,
-    read_results,
-    write_results,
-)
+from fedmpt.sweep.results import SweepResults, gather
 from fedmpt.sweep.run import Failure, run_cells
 from fedmpt.sweep.statistics import estimate, paired, share
 from fedmpt.sweep.table import price_lines, to_markdown

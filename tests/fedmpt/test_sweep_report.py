@@ -13,8 +13,9 @@ import pytest
 from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import cells_of
 from fedmpt.sweep.figure import curve_of
+from fedmpt.sweep.files import read_results, write_results
 from fedmpt.sweep.page import write_sweep_report
-from fedmpt.sweep.results import gather, read_results, write_results
+from fedmpt.sweep.results import gather
 from fedmpt.sweep.run import run_cells
 from fedmpt.sweep.table import to_markdown
 from privacy import display_epsilon
