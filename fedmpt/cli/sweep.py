@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     "--reference",
     help="Cell to compare others with, as `key=value key=value`.  [default: without privacy, else the first]",
 )
-@click.option("--jobs", type=int, help="Cells at a time.  [default: half of the cores]")
+@click.option(
+    "--jobs", type=int, help="Cells at a time, each of one thread.  [default: half of the cores]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def command(
     *,
@@ -66,7 +68,8 @@ def command(
 ) -> None:
     """Run every combination of settings over several seeds; finished cells are never run twice.
 
-    The grid comes from --grid or from a TOML file. Results: results.csv, results.json, table.md and curve.svg in --out.
+    The grid comes from --grid or from a TOML file. Results: results.csv, results.json, table.md and curve.svg in --out;
+    `fedmpt report` makes one page of them. A cell that was stopped is resumed.
     A cell that fails is reported, the others go on, and the exit code is 1.
     """
     grid = _grid(grid_file, axes, seeds, settings, baselines, reference)
