@@ -142,7 +142,11 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
         *SMALL,
         *("--rounds", "1000"),
     )
-    code = "import sys; from fedmpt.cli import main; sys.exit(main())"
+    code = (
+        "import signal, sys; from fedmpt.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background\n"
+        "sys.exit(main())"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "FEDMPT_CACHE": str(shared_cache)},

@@ -138,7 +138,8 @@ def test_a_failing_cell_is_reported_the_rest_goes_on_and_it_is_tried_again(tmp_p
 def test_an_interrupted_sweep_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
     script = (
-        "import test_sweep as t, pathlib, sys\n"
+        "import test_sweep as t, pathlib, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background\n"
         "t.run(t.grid_of('dp.epsilon=1,8', seeds=1), pathlib.Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
