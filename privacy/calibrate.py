@@ -28,6 +28,8 @@ _GRIDS = (
     1e-5,
 )  # noise multipliers are multiples of the first grid that meets the window
 _TARGET_STEP = 0.05  # of a proposed target
+_MARGIN = 1 / 8  # of the way to the bracket's nearer end; a secant misses by less
+_SLOW_TRIALS = 2  # in a row that do not halve the bracket
 _SMALLEST, _LARGEST = 0.2, 1e4  # outside: no useful privacy, or no useful signal
 
 
@@ -206,25 +208,27 @@ def _smallest_on_grid(
     """The smallest multiple of `grid` in `(low, high]` whose epsilon is at most `limit`.
 
     Epsilon is close to a power of the noise multiplier, so the next trial comes from the secant in
-    logarithms, kept inside the bracket; a bisection step follows each secant step that moved only
-    one side.
+    logarithms. It misses by little, always to the same side; a margin beyond it brings the bracket's
+    far end in as well. Where two trials in a row did not halve the bracket, the next one does.
     """
     below, above = math.floor(low / grid), math.ceil(high / grid)
     loss_below, loss_above = epsilon(below * grid), epsilon(_point(above, grid))
-    secant = True
+    slow = 0
     while above - below > 1:
+        width = above - below
         trial = (below + above) // 2
-        if secant and loss_below > loss_above > 0:
+        if slow < _SLOW_TRIALS and loss_below > loss_above > 0:
             share = math.log(loss_below / limit) / math.log(loss_below / loss_above)
             guess = math.exp(math.log(below) + share * (math.log(above) - math.log(below)))
-            trial = min(above - 1, max(below + 1, math.floor(guess)))
+            margin = min(guess - below, above - guess) * _MARGIN
+            beyond = guess + margin if guess - below < above - guess else guess - margin
+            trial = min(above - 1, max(below + 1, round(beyond)))
         loss = epsilon(_point(trial, grid))
         if loss <= limit:
-            secant = above - trial > trial - below or trial - below <= 2
             above, loss_above = trial, loss
         else:
-            secant = trial - below > above - trial or above - trial <= 2
             below, loss_below = trial, loss
+        slow = slow + 1 if 2 * (above - below) > width and slow < _SLOW_TRIALS else 0
     return _point(above, grid)
 
 

@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from privacy import (
     CalibrationCache,
     CalibrationError,
     ConfigurationError,
+    Event,
     PLDAccountant,
     SampledGaussian,
     affordable_epsilon,
@@ -94,6 +96,43 @@ def test_no_smaller_multiplier_on_the_grid_meets_the_target(accountant: PLDAccou
         assert target - 0.02 <= epsilon(accountant, 0.128, found, steps, 1e-5) <= target
         decimals = len(str(found).split(".")[1])
         assert epsilon(accountant, 0.128, found - 10**-decimals, steps, 1e-5) > target - 1e-6
+
+
+class ByFormula:
+    """An accountant whose epsilon is a formula of the noise multiplier, and who counts what he is asked."""
+
+    name = "formula"
+
+    def __init__(self, formula: Callable[[float], float]) -> None:
+        self._formula = formula
+        self.asked: set[float] = set()
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        del delta
+        (event,) = events
+        assert isinstance(event, SampledGaussian)
+        self.asked.add(event.noise_multiplier)
+        return self._formula(event.noise_multiplier)
+
+
+FORMULAS: list[tuple[Callable[[float], float], int]] = [  # and the most noise multipliers looked at
+    (lambda sigma: (20 / sigma) ** 1.2, 8),  # a power, as epsilon almost is
+    (lambda sigma: 9 / sigma + 12 / sigma**2, 9),
+    (lambda sigma: 8 * 2.718 ** (3 / sigma - 1), 10),
+    (lambda sigma: 9.0 if sigma < 3.3305 else 7.99, 30),  # a step, where no secant helps
+]
+
+
+@pytest.mark.parametrize(("formula", "most"), FORMULAS)
+def test_the_smallest_multiplier_is_found_by_looking_at_few(
+    formula: Callable[[float], float], most: int
+) -> None:
+    accountant = ByFormula(formula)
+    found = calibrate_noise_multiplier(
+        target_epsilon=8.0, delta=1e-5, sample_rate=0.1, steps=1, accountant=accountant
+    )
+    assert formula(found) <= 8.0 - 1e-6 < formula(found - 0.001)
+    assert len(accountant.asked) <= most
 
 
 @pytest.mark.parametrize("target", [1e6, 200.0])
