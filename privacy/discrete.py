@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.randomness import ByteSource, SystemBytes
+from privacy.randomness import ByteSource, FromBytes
 
 LARGEST_FAST_VARIANCE: Final = 1 << 26  # so that 2 * variance * scale^2 has room in 64 bits
 _LARGEST_FAST_QUOTIENT: Final = 32  # |x| < 33 scales: (|x| scale - variance)^2 fits in 64 bits
@@ -27,20 +27,8 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
 
-class DiscreteGaussianNoise:
-    """Integer noise.
-
-    Args:
-        source: Where the bytes come from; the operating system by default.
-    """
-
-    def __init__(self, source: ByteSource | None = None) -> None:
-        self._source = SystemBytes() if source is None else source
-
-    @property
-    def is_secret(self) -> bool:
-        """Whether the bytes are secret."""
-        return self._source.is_secret
+class DiscreteGaussianNoise(FromBytes):
+    """Integer noise."""
 
     def integers(self, size: int, *, variance: int) -> Integers:
         """Independent values of the discrete Gaussian, int64 `[size]`.
@@ -56,9 +44,6 @@ class DiscreteGaussianNoise:
             return discrete_gaussians(size, variance=variance, source=self._source)
         values = discrete_gaussian(size, variance=Fraction(variance), source=self._source)
         return np.array(values, dtype=np.int64)
-
-    def __repr__(self) -> str:
-        return type(self).__name__
 
 
 def discrete_gaussians(size: int, *, variance: int, source: ByteSource) -> Integers:

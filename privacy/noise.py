@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.randomness import ByteSource, InsecureSeededBytes, SystemBytes
+from privacy.randomness import ByteSource, FromBytes, InsecureSeededBytes
 
 _MANTISSA_SHIFT = np.uint64(11)  # 64 random bits -> 53, all that a float64 holds
 _TWO_TO_MINUS_53 = 2.0**-53
@@ -35,27 +35,12 @@ class NoiseSource(Protocol):
         ...
 
 
-class GaussianNoise:
-    """Gaussian noise in float mode.
-
-    Args:
-        source: Where the bytes come from; the operating system by default.
-    """
-
-    def __init__(self, source: ByteSource | None = None) -> None:
-        self._source = SystemBytes() if source is None else source
-
-    @property
-    def is_secret(self) -> bool:
-        """Whether the bytes are secret."""
-        return self._source.is_secret
+class GaussianNoise(FromBytes):
+    """Gaussian noise in float mode; see `NoiseSource`."""
 
     def gaussian(self, size: int, *, standard_deviation: float) -> NDArray[np.float32]:
         """Independent values of `N(0, standard_deviation^2)`, float32 `[size]`."""
         return (standard_deviation * standard_normal(size, self._source)).astype(np.float32)
-
-    def __repr__(self) -> str:
-        return type(self).__name__
 
 
 class InsecureZeroNoise:

@@ -49,6 +49,25 @@ class SystemBytes:
         return _keystream(os.urandom(_KEY_BYTES), size)
 
 
+class FromBytes:
+    """What a source of noise has that turns bytes into numbers.
+
+    Args:
+        source: Where the bytes come from; the operating system by default.
+    """
+
+    def __init__(self, source: ByteSource | None = None) -> None:
+        self._source = SystemBytes() if source is None else source
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether the bytes are secret."""
+        return self._source.is_secret
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
 class InsecureSeededBytes:
     """Repeatable bytes for tests and audits. NOT private: who knows the seed can remove the noise.
 

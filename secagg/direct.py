@@ -11,7 +11,6 @@ import os
 from typing import ClassVar
 
 from secagg.api import InputWanted, Reply, Requests
-from secagg.attendance import Attendance
 from secagg.digests import upload_digest, upload_statement
 from secagg.errors import SecAggError, UnsupportedSuite, ViewMismatch, WrongStage
 from secagg.fixedpoint import Integers, Update, encode_update
@@ -31,8 +30,9 @@ from secagg.messages import (
 from secagg.params import KeyedParams, Mode, RoundParams, Stage
 from secagg.participant import Participant, SignedRequest
 from secagg.roster import Roster
+from secagg.round_server import RoundServer
 from secagg.secret import RandomSource
-from secagg.turn import Turn, alone
+from secagg.turn import alone
 
 
 class DirectClient:
@@ -143,7 +143,7 @@ class DirectClient:
         self._params = self._request = None
 
 
-class DirectServer:
+class DirectServer(RoundServer):
     """A server session up to the uploads; see `secagg.api.ServerSession`."""
 
     def __init__(
@@ -154,26 +154,9 @@ class DirectServer:
         *,
         cache: SignatureCache | None = None,
     ) -> None:
-        self._book = Attendance(
-            params=params,
-            coordinator=coordinator,
-            roster=roster,
-            cache=cache,
-            stage=Stage.UPLOAD,
-        )
-        self._turn = Turn()
+        super().__init__(params, coordinator, roster, cache=cache, stage=Stage.UPLOAD)
         self._uploads: dict[int, SurvivorRow] = {}
         self._opened = False
-
-    @property
-    def params(self) -> RoundParams:
-        """The round's parameters."""
-        return self._book.params
-
-    @property
-    def stage(self) -> Stage:
-        """The stage whose replies are being collected."""
-        return self._book.stage
 
     @alone
     def open(self) -> Requests:

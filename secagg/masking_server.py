@@ -16,7 +16,6 @@ import os
 
 from secagg.aggregate import Aggregate, Transcript
 from secagg.api import Requests
-from secagg.attendance import Attendance
 from secagg.digests import (
     advert_statement,
     commitment,
@@ -29,7 +28,6 @@ from secagg.digests import (
 )
 from secagg.errors import (
     BadAdvert,
-    ConfigurationError,
     CorruptState,
     Malformed,
     SecAggError,
@@ -69,10 +67,11 @@ from secagg.messages import (
 from secagg.params import RoundParams, Stage
 from secagg.recovery import recover
 from secagg.roster import Roster
+from secagg.round_server import StoredServer
 from secagg.roundlog import RevealEntry, RoundLog
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.shamir import is_element
-from secagg.turn import Turn, alone
+from secagg.turn import alone
 from secagg.views import Cohort, Sharers, Survivors, known, share_kinds
 
 _REPLY_OF_STAGE: dict[Stage, Kind] = {
@@ -84,7 +83,7 @@ _REPLY_OF_STAGE: dict[Stage, Kind] = {
 }
 
 
-class MaskingServer:
+class MaskingServer(StoredServer):
     """A server session of mode `masking`; see `secagg.api.RestartableServer`.
 
     Args:
@@ -104,15 +103,8 @@ class MaskingServer:
         cache: SignatureCache | None = None,
         store: ServerStore | None = None,
     ) -> None:
+        super().__init__(params, coordinator, roster, cache=cache, stage=Stage.ADVERTISE)
         self._store = store
-        self._turn = Turn()
-        self._book = Attendance(
-            params=params,
-            coordinator=coordinator,
-            roster=roster,
-            cache=cache,
-            stage=Stage.ADVERTISE,
-        )
         self._probe = AgreementKey.generate(os.urandom)
         self._adverts: dict[int, AdvertRow] = {}
         self._bundles: dict[int, Bundle] = {}
@@ -126,16 +118,6 @@ class MaskingServer:
         self._cohort: Cohort | None = None
         self._sharers: Sharers | None = None
         self._survivors: Survivors | None = None
-
-    @property
-    def params(self) -> RoundParams:
-        """The round's parameters."""
-        return self._book.params
-
-    @property
-    def stage(self) -> Stage:
-        """The stage whose replies are being collected."""
-        return self._book.stage
 
     @property
     def cohort(self) -> Cohort:
@@ -206,35 +188,21 @@ class MaskingServer:
 
     # Storage --------------------------------------------------------------------------------
 
-    @alone
-    def pending(self) -> Requests:
-        """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
-        return self._book.pending()
-
-    @alone
-    def snapshot(self) -> bytes:
-        """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
-        return self._sealed()
-
-    def _sealed(self) -> bytes:
-        if self._store is None:
-            raise ConfigurationError("this session was opened without a state key")
-        return self._store.seal(
-            ServerSnapshot(
-                params=self.params,
-                page=self._book.page(),
-                lanes=freeze_lanes(self._lanes, self._uploads),
-                adverts=to_table(self._adverts[client] for client in sorted(self._adverts)),
-                bundles=self._bundles,
-                dealt=to_table(self._dealt[client] for client in sorted(self._dealt)),
-                uploads=to_table(self._uploads[client] for client in sorted(self._uploads)),
-                confirmations=to_table(
-                    self._confirmations[client] for client in sorted(self._confirmations)
-                ),
-                reveals=[self._reveals[client] for client in sorted(self._reveals)],
-                seeds=self._seeds,
-                opened=self._opened,
-            )
+    def _state(self) -> ServerSnapshot:
+        return ServerSnapshot(
+            params=self.params,
+            page=self._book.page(),
+            lanes=freeze_lanes(self._lanes, self._uploads),
+            adverts=to_table(self._adverts[client] for client in sorted(self._adverts)),
+            bundles=self._bundles,
+            dealt=to_table(self._dealt[client] for client in sorted(self._dealt)),
+            uploads=to_table(self._uploads[client] for client in sorted(self._uploads)),
+            confirmations=to_table(
+                self._confirmations[client] for client in sorted(self._confirmations)
+            ),
+            reveals=[self._reveals[client] for client in sorted(self._reveals)],
+            seeds=self._seeds,
+            opened=self._opened,
         )
 
     def resume(self, snapshot: ServerSnapshot) -> None:
@@ -266,12 +234,6 @@ class MaskingServer:
                 self._survivors = Survivors.of(self.sharers.digest, pairs)
         except SecAggError as error:
             raise CorruptState(f"the stored state does not fit together: {error}") from error
-
-    def _keep(self) -> None:
-        """Makes the state durable; if that fails the round stops, and nothing leaves."""
-        if self._store is not None:
-            with self._book.all_or_nothing():
-                self._store.save(self._sealed())
 
     # Stage 0: ADVERTISE ---------------------------------------------------------------------
 

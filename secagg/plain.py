@@ -8,14 +8,14 @@ every other mode is tested against, and what `Mode.PLAIN` must be chosen for by 
 from __future__ import annotations
 
 from secagg.aggregate import Aggregate, Transcript
-from secagg.api import Requests
 from secagg.direct import DirectClient, DirectServer
-from secagg.errors import ConfigurationError, CorruptState, SecAggError, TooFewSurvivors
+from secagg.errors import CorruptState, SecAggError, TooFewSurvivors
 from secagg.fixedpoint import Integers
 from secagg.keys import SignatureCache, SigningKey
 from secagg.messages import SurvivorRow, from_table, to_table
 from secagg.params import Mode, RoundParams
 from secagg.roster import Roster
+from secagg.round_server import StoredServer
 from secagg.roundlog import RoundLog
 from secagg.server_snapshot import ServerSnapshot, ServerStore, freeze_lanes, thaw_lanes
 from secagg.turn import alone
@@ -30,7 +30,7 @@ class PlainClient(DirectClient):
         return params.plan.pack(params.plan.to_lanes(encoded))
 
 
-class PlainServer(DirectServer):
+class PlainServer(DirectServer, StoredServer):
     """A server session of mode `plain`; see `secagg.api.RestartableServer`.
 
     Args:
@@ -54,25 +54,11 @@ class PlainServer(DirectServer):
         self._store = store
         self._lanes = params.plan.zeros()
 
-    @alone
-    def pending(self) -> Requests:
-        """What is not answered yet; see `secagg.api.RestartableServer.pending`."""
-        return self._book.pending()
-
-    @alone
-    def snapshot(self) -> bytes:
-        """The sealed state; see `secagg.api.RestartableServer.snapshot`."""
-        return self._sealed()
-
-    def _sealed(self) -> bytes:
-        if self._store is None:
-            raise ConfigurationError("this session was opened without a state key")
+    def _state(self) -> ServerSnapshot:
         page = self._book.page()
         lanes = freeze_lanes(self._lanes, self._uploads)
         uploads = to_table(self._uploads[client] for client in sorted(self._uploads))
-        return self._store.seal(
-            ServerSnapshot(params=self.params, page=page, lanes=lanes, uploads=uploads)
-        )
+        return ServerSnapshot(params=self.params, page=page, lanes=lanes, uploads=uploads)
 
     def resume(self, snapshot: ServerSnapshot) -> None:
         """Takes up a round where a snapshot left it.
@@ -90,9 +76,7 @@ class PlainServer(DirectServer):
         self._opened = True
 
     def _begun(self) -> None:
-        if self._store is not None:
-            with self._book.all_or_nothing():
-                self._store.save(self._sealed())
+        self._keep()
 
     def _check_body(self, body: bytes) -> None:
         self.params.plan.check_body(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,22 +70,14 @@ def train(
     config, folder = federation.config, folder or _default_folder(federation)
     if not federation.schedule:
         return _evaluate_frozen(federation, folder, listener, since=since)
-    accountant = PLDAccountant()  # one for all: equal mechanisms are computed once
-    plans = _plans(federation, accountant)
-    rounds = _rounds(federation, plans)
-    ledgers = plan_ledgers(
-        federation, plans, ledger or folder / LEDGER_FOLDER, carried=ledger is not None
-    )
-    require_room(ledgers, plans, accountant)
-    ready = _Ready(
-        federation=federation,
-        accountant=accountant,
-        plans=plans,
-        rounds=rounds,
-        ledgers=ledgers,
+    place = ledger or folder / LEDGER_FOLDER
+    ready = _make_ready(
+        federation,
+        lambda plans: plan_ledgers(federation, plans, place, carried=ledger is not None),
         start=first_checkpoint(federation),
         since=since,
     )
+    require_room(ready.ledgers, ready.plans, ready.accountant)
     with RunStore(folder) as store:
         store.write_text("config.toml", to_toml(config))
         store.write_json("partition.json", _partition_record(federation))
@@ -119,25 +111,17 @@ def resume(folder: Path, *, listener: Listener) -> dict[str, Any]:
                 f"--resume {folder}: data, frozen model or settings are no longer those the run began with; restore "
                 "them, or start another run"
             )
-        accountant = PLDAccountant()
-        plans = _plans(federation, accountant)
-        rounds = _rounds(federation, plans)
-        rounds.take_up(start.state, start.server)
-        ledgers = (
-            reopen_ledgers(federation, plans, folder)
-            if plans
-            else plan_ledgers(federation, plans, folder / LEDGER_FOLDER, carried=False)
-        )
-        store.rewrite_metrics([record.as_dict() for record in start.progress.records])
-        ready = _Ready(
-            federation=federation,
-            accountant=accountant,
-            plans=plans,
-            rounds=rounds,
-            ledgers=ledgers,
+        ready = _make_ready(
+            federation,
+            lambda plans: (
+                reopen_ledgers(federation, plans, folder)
+                if plans
+                else plan_ledgers(federation, plans, folder / LEDGER_FOLDER, carried=False)
+            ),
             start=start,
             since=since,
         )
+        store.rewrite_metrics([record.as_dict() for record in start.progress.records])
         return _execute(ready, store, listener)
 
 
@@ -162,6 +146,29 @@ class _Ready:
     ledgers: Ledgers
     start: Checkpoint
     since: float
+
+
+def _make_ready(
+    federation: Federation,
+    ledgers_of: Callable[[list[DPPlan]], Ledgers],
+    *,
+    start: Checkpoint,
+    since: float,
+) -> _Ready:
+    """Plan a run's privacy and rounds, and go on from what is done."""
+    accountant = PLDAccountant()  # one for all: equal mechanisms are computed once
+    plans = _plans(federation, accountant)
+    rounds = _rounds(federation, plans)
+    rounds.take_up(start.state, start.server)
+    return _Ready(
+        federation=federation,
+        accountant=accountant,
+        plans=plans,
+        rounds=rounds,
+        ledgers=ledgers_of(plans),
+        start=start,
+        since=since,
+    )
 
 
 def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, Any]:
