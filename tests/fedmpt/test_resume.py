@@ -28,6 +28,8 @@ from fedmpt.report.source import read_source
 from fedmpt.runstore import RunStore
 from fedmpt.types import Update
 from privacy import Ledger, LedgerRolledBack, PLDAccountant, read_ledger
+from secagg import Roster
+from secagg.ckks_transcript import verify_key_setup
 
 SmallRun = Callable[..., dict[str, Any]]
 OPEN: dict[str, Any] = {"privacy__enabled": False, "train__rounds": 3}
@@ -142,6 +144,32 @@ def test_a_report_verifies_the_logs_of_every_stretch_of_a_resumed_run(
     assert "do not verify" in parties(read_source(folder))
     log.unlink()
     assert "There is no public log of round(s) 3." in parties(read_source(folder))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_ckks_agrees_on_a_new_key_and_both_must_be_on_record(
+    stopped: Callable[..., Path],
+) -> None:
+    folder = stopped(privacy__enabled=False, secagg__mode="ckks")
+    train.resume(folder, listener=Watcher())
+    setups = [
+        verify_key_setup(
+            (folder / "transcripts" / f"key-setup{stretch}.bin").read_bytes(),
+            Roster.from_json((folder / f"roster{stretch}.json").read_bytes()),
+        )
+        for stretch in ("", "-0002")
+    ]
+    assert setups[0].key.preset == setups[1].key.preset
+    assert setups[0].key.fingerprint != setups[1].key.fingerprint
+    assert setups[0].run_id != setups[1].run_id
+    assert audit_run(folder).findings == ()
+    second = folder / "transcripts" / "key-setup-0002.bin"
+    second.write_bytes((folder / "transcripts" / "key-setup.bin").read_bytes())
+    assert "key-setup-0002.bin" in {finding.where for finding in audit_run(folder).findings}
+    second.unlink()
+    (finding,) = audit_run(folder).findings
+    assert finding.where == "round-0002.bin"
+    assert "key-setup-0002.bin is missing" in finding.what
 
 
 def test_two_runs_without_privacy_give_the_same_model_and_another_seed_another(
