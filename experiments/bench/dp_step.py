@@ -6,7 +6,8 @@ gradients through text tower and head at once, ``vmap(grad)`` in chunks of 8; fr
 Opacus does not do.
 
 Times are CPU seconds of alternated steps in one process, so that the ratios hold on a machine that others use too;
-peak memory is that of one process for each side.
+peak memory is that of one process for each side. `python -m experiments.bench.dp_step times none text` takes the
+times of some sides alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from statistics import median
 from types import SimpleNamespace
 from typing import Any, cast
@@ -122,12 +123,13 @@ def sides() -> dict[str, Callable[[], object]]:
     }
 
 
-def times() -> dict[str, list[float]]:
+def times(names: Collection[str]) -> dict[str, list[float]]:
     """Return CPU seconds of alternated steps by side; the first of each quick side warms up."""
-    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    found: dict[str, list[float]] = {name: [] for name in names}
     steps = sides()
     for repetition in range(REPETITIONS + 1):
-        for name, step in steps.items():
+        for name in names:
+            step = steps[name]
             slow = name in (BUILD, "prompt", PEER)
             if slow and not 1 <= repetition <= SLOW_REPETITIONS:
                 continue
@@ -142,20 +144,29 @@ def times() -> dict[str, list[float]]:
 
 def peak_mib(name: str) -> float:
     """Return the peak resident memory of a process that makes two steps of one side."""
-    command = [sys.executable, "-m", "experiments.bench.dp_step", name]
+    command = [sys.executable, "-m", "experiments.bench.dp_step", "memory", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def main(arguments: list[str]) -> None:
-    if arguments:  # a child that reports its memory
-        step = sides()[arguments[0]]
-        for _ in range(1 if arguments[0] in (BUILD, "prompt", PEER) else 2):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
+    match arguments:
+        case ["memory", name]:  # of a child
+            step = sides()[name]
+            for _ in range(1 if name in (BUILD, "prompt", PEER) else 2):
+                step()
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        case ["times", *names]:
+            for name, values in times(names).items():
+                print(f"{NAMES[name]}: {median(values):.3f} CPU s, median of {len(values)}")
+        case _:
+            everything()
+
+
+def everything() -> None:
+    """Print times and memory of all sides."""
     memory = {name: peak_mib(name) for name in NAMES}  # first: a child inherits its parent's peak
-    found = times()
+    found = times(NAMES)
     middle = {name: median(values) for name, values in found.items()}
     middle[BUILD] = middle["sketch"] + middle[BUILD] / SKETCH_SHARED_BY
     rows = [
