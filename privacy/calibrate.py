@@ -5,6 +5,7 @@ the result does not depend on the path of the search. The accountant of record d
 approximation enters the answer.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -57,16 +58,26 @@ class CalibrationCache:
         return self._suggested.get(key)
 
     def store(self, key: str, noise_multiplier: float) -> None:
-        """Remembers a confirmed value; the file is replaced atomically, what others added kept."""
+        """Remembers a confirmed value; the file is replaced atomically, what others added kept.
+
+        A file that cannot be written (a full disk, a cache that others own) costs time later, and
+        is no error.
+        """
         self._confirmed[key] = noise_multiplier
         if self._path is None or self._suggested.get(key) == noise_multiplier:
             return
         self._suggested = {**_read(self._path), key: noise_multiplier}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(self._suggested, file, indent=1, sort_keys=True)
-        os.replace(temporary, self._path)
+        content = json.dumps(self._suggested, indent=1, sort_keys=True)
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(content)
+                os.replace(temporary, self._path)
+            except OSError:
+                os.unlink(temporary)
+                raise
 
 
 def calibrate_noise_multiplier(

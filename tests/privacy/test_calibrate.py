@@ -1,3 +1,4 @@
+import errno
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -168,11 +169,11 @@ def calibrate(accountant: PLDAccountant, cache: CalibrationCache) -> float:
 
 
 def test_a_cached_value_is_used_again_in_memory_and_confirmed_once_from_a_file(
-    tmp_path: Path,
+    tmp_path: Path, accountant: PLDAccountant
 ) -> None:
     path = tmp_path / "deep" / "noise.json"
     cache = CalibrationCache(path)
-    found = calibrate(PLDAccountant(), cache)
+    found = calibrate(accountant, cache)
     again = Counting()
     assert calibrate(again, cache) == found
     assert again.asked == 0
@@ -181,21 +182,43 @@ def test_a_cached_value_is_used_again_in_memory_and_confirmed_once_from_a_file(
     assert 1 <= fresh.asked <= 2
 
 
-def test_a_poisoned_cache_file_cannot_lower_the_noise(tmp_path: Path) -> None:
+def test_a_poisoned_cache_file_cannot_lower_the_noise(
+    tmp_path: Path, accountant: PLDAccountant
+) -> None:
     path = tmp_path / "noise.json"
-    found = calibrate(PLDAccountant(), CalibrationCache(path))
+    found = calibrate(accountant, CalibrationCache(path))
     stored = json.loads(path.read_text())
     for poison in (found / 2, -1.0, float("nan"), 1e9):
         path.write_text(json.dumps({key: poison for key in stored}))
-        assert calibrate(PLDAccountant(), CalibrationCache(path)) == found
+        assert calibrate(accountant, CalibrationCache(path)) == found
 
 
 @pytest.mark.parametrize("content", ["", "not json", "[1, 2]", '{"a": "b"}'])
-def test_an_unreadable_cache_file_is_an_empty_cache(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_cache_file_is_an_empty_cache(
+    tmp_path: Path, accountant: PLDAccountant, content: str
+) -> None:
     path = tmp_path / "noise.json"
     path.write_text(content)
-    assert calibrate(PLDAccountant(), CalibrationCache(path)) > 0
+    assert calibrate(accountant, CalibrationCache(path)) > 0
     assert CalibrationCache(path).suggested("nothing") is None
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    cache = CalibrationCache(tmp_path / "file" / "noise.json")
+    cache.store("key", 1.5)
+    assert cache.confirmed("key") == 1.5
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("privacy.calibrate.os.replace", full)
+    cache = CalibrationCache(tmp_path / "noise.json")
+    cache.store("key", 1.5)
+    assert cache.confirmed("key") == 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing half written is left
 
 
 def test_a_cache_file_keeps_what_others_added(tmp_path: Path) -> None:
