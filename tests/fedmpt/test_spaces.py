@@ -105,6 +105,7 @@ def test_a_run_builds_one_sketch_a_round_and_looks_for_its_slices_once(
         privacy__noise=noise,
         privacy__space="sketch",
         privacy__sketch_rank=1,
+        train__optimizer="sgd",  # what shared noise does not take by itself
     )
     assert counted == {"build_sketch": 2, "find_sliced": 1}  # of two rounds
 
