@@ -98,6 +98,9 @@ class BackboneConfig(Section, frozen=True, kw_only=True):
 
     name: str = "tiny"
     pretrained: str | None = None
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = (
+        "auto"  # of the frozen image tower; auto: float16 on a GPU, which is how features are kept
+    )
 
 
 class ClientsConfig(Section, frozen=True, kw_only=True):

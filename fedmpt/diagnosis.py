@@ -162,15 +162,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _device(config: Config) -> Iterator[Line]:
     import torch
 
-    from fedmpt.clip.backbone import resolve_device
+    from fedmpt.clip.backbone import automatic_precision, resolve_device
 
     name = resolve_device(config.device)
+    precision = config.backbone.precision
+    if precision == "auto":
+        precision = automatic_precision(name)
     if name == "cuda":
         properties = torch.cuda.get_device_properties(0)
         text = f"cuda: {properties.name}, {properties.total_memory / 1e9:.0f} GB"
     else:
         text = "cpu" if config.device == "cpu" else "cpu (torch sees no CUDA device)"
-    yield Line(name="device", state="ok", text=text)
+    yield Line(name="device", state="ok", text=f"{text}; images are encoded in {precision}")
 
 
 def _threads(config: Config) -> Iterator[Line]:

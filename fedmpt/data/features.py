@@ -6,6 +6,9 @@ folder of its own and renamed when complete, so a bank that has its final name w
 checksum every few hundred images finds what was damaged later. A fill that was interrupted goes on
 after its last finished chunk.
 
+Reading leaves nothing behind: pages of the mapping are given back once their rows are copied, so
+that a process which has read all of a bank is no larger than before. A bank may exceed memory.
+
 Features of private images are private too: folders are made readable by their owner alone.
 
 Letters: ``n`` images, ``M`` patches, ``D`` feature width, ``b`` images of a batch.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 import tempfile
@@ -25,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,17 +39,15 @@ from PIL import Image
 from fedmpt.data.dataset import Split
 from fedmpt.errors import FedMPTError, RunError, UsageError
 
-Encode: TypeAlias = Callable[
-    [list[Image.Image]],
-    tuple[NDArray[np.float32], NDArray[np.float32]],  # patches [b, M, D], globals [b, D]
-]
+Prepared = TypeVar("Prepared")  # an image as the encoder takes it
+Encoded: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]  # [b, M, D], [b, D]
 Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
 Rows: TypeAlias = NDArray[np.int64] | Sequence[int] | slice
 
 _FORMAT = 1
 _CHUNK_IMAGES = 256  # committed, and checksummed, together; rounded up to whole batches
 _ITEM_BYTES = 2  # float16
-_DECODERS = 4
+_MOST_DECODERS = 16
 _PATCHES, _GLOBALS, _RECORD = "patches.f16", "globals.f16", "bank.json"
 
 
@@ -134,15 +136,29 @@ class FeatureBank:
 
     def patches(self, rows: Rows) -> NDArray[np.float32]:
         """Return patch features of some images as a new float32 array ``[b, M, D]``."""
-        return self.stored_patches[rows].astype(np.float32)
+        return self.patches_half(rows).astype(np.float32)
 
     def patches_half(self, rows: Rows) -> NDArray[np.float16]:
         """Return patch features of some images as stored, a new float16 array ``[b, M, D]``."""
-        return np.array(self.stored_patches[rows])
+        return _copied(self.stored_patches, rows)
 
     def global_features(self, rows: Rows = slice(None)) -> NDArray[np.float32]:
         """Return global features of some images (all by default), a new float32 ``[b, D]``."""
-        return self.stored_globals[rows].astype(np.float32)
+        return _copied(self.stored_globals, rows).astype(np.float32)
+
+
+def _copied(stored: NDArray[np.float16], rows: Rows) -> NDArray[np.float16]:
+    """Return rows of a stored array as a new one, and give back the memory that reading them took.
+
+    Pages of a mapping count as the process's own until they are let go; those that are read again
+    come from the system's cache.
+    """
+    taken = stored[rows]  # already a copy, unless of a slice
+    copy = np.array(taken) if isinstance(rows, slice) else np.asarray(taken)
+    mapping = getattr(stored, "_mmap", None)  # none where a bank was put together in memory
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return copy
 
 
 def _cache_error(directory: Path, error: OSError) -> FedMPTError:
@@ -266,17 +282,30 @@ def _open(folder: Path, *, key: str, images: int, verify: bool) -> FeatureBank:
     )
 
 
-def _images(split: Split, *, start: int, batch_size: int) -> Iterator[list[Image.Image]]:
-    """Yield batches of images from ``start`` on, decoding the next while the last is used."""
+def _images(
+    split: Split,
+    *,
+    start: int,
+    batch_size: int,
+    prepare: Callable[[Image.Image], Prepared],
+) -> Iterator[list[Prepared]]:
+    """Yield batches of images from ``start`` on, preparing the next while the last is used.
+
+    A thread holds one image in full size; what waits is prepared, and as small as the encoder takes it.
+    """
+
+    def prepared(row: int) -> Prepared:
+        return prepare(split.open_image(row))
+
     batches = [
         range(first, min(first + batch_size, len(split)))
         for first in range(start, len(split), batch_size)
     ]
-    with ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool:
-        waiting: deque[list[Future[Image.Image]]] = deque()
+    with ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1)) as pool:
+        waiting: deque[list[Future[Prepared]]] = deque()
         try:
             for batch in batches:
-                waiting.append([pool.submit(split.open_image, row) for row in batch])
+                waiting.append([pool.submit(prepared, row) for row in batch])
                 if len(waiting) > 1:
                     yield [future.result() for future in waiting.popleft()]
             while waiting:
@@ -293,8 +322,8 @@ def _halved(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
         half = np.ascontiguousarray(values, dtype=np.float16)
     if not np.isfinite(half).all():
         raise RunError(
-            "the image encoder returned values that are not finite in float16; "
-            "check the backbone's weights and preprocessing"
+            "the image encoder returned values that are not finite in float16; check the backbone's "
+            "weights and preprocessing, and on a GPU try --set backbone.precision=bfloat16"
         )
     return half
 
@@ -323,7 +352,8 @@ def _fill(
     *,
     key: str,
     split: Split,
-    encode: Encode,
+    prepare: Callable[[Image.Image], Prepared],
+    encode: Callable[[list[Prepared]], Encoded],
     batch_size: int,
     progress: Progress | None,
 ) -> None:
@@ -338,7 +368,8 @@ def _fill(
             (patches, globals_), (0, 0) if record is None else _row_bytes(record), strict=True
         ):
             file.truncate(done * row_bytes)
-        for number, images in enumerate(_images(split, start=done, batch_size=batch_size), 1):
+        batches = _images(split, start=done, batch_size=batch_size, prepare=prepare)
+        for number, images in enumerate(batches, 1):
             try:
                 patch_values, global_values = encode(images)
             except OSError as error:  # not the cache's: say so
@@ -388,7 +419,8 @@ def open_or_fill(
     backbone: str,
     preprocessing: str,
     split: Split,
-    encode: Encode,
+    prepare: Callable[[Image.Image], Prepared],
+    encode: Callable[[list[Prepared]], Encoded],
     batch_size: int = 64,
     progress: Progress | None = None,
     verify: bool = True,
@@ -396,8 +428,7 @@ def open_or_fill(
     """Return the bank of a split, computing what is not in the cache.
 
     Guarantee: every row returned was computed by an ``encode`` of the same fingerprints from an
-        image of the same
-    content, and with ``verify`` its checksum held when the bank was opened.
+    image of the same content, and with ``verify`` its checksum held when the bank was opened.
 
     | cache holds | what happens |
     |---|---|
@@ -411,7 +442,8 @@ def open_or_fill(
         backbone: fingerprint of the frozen image tower, weights included.
         preprocessing: fingerprint of what happens to an image before it.
         split: the images; ``open_image`` is called from several threads.
-        encode: maps b images to float32 patches ``[b, M, D]`` and globals ``[b, D]``, always the
+        prepare: maps an image of any size to what ``encode`` takes; called from several threads.
+        encode: maps b prepared images to float32 patches ``[b, M, D]`` and globals ``[b, D]``, always the
             same for the same images.
         batch_size: images a call of ``encode``.
         progress: called with (done, total) after each batch, and not at all if nothing is encoded.
@@ -448,6 +480,7 @@ def open_or_fill(
                 unfinished,
                 key=key,
                 split=split,
+                prepare=prepare,
                 encode=encode,
                 batch_size=batch_size,
                 progress=progress,

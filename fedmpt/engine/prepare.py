@@ -6,21 +6,20 @@ Whatever can be wrong with what the user gave is found here, before a run folder
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
+from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone, load_backbone, resolve_device
 from fedmpt.config import Config, to_toml
 from fedmpt.data.class_names import NUS_CONCEPTS
 from fedmpt.data.dataset import Dataset, LabelMatrix, Split
 from fedmpt.data.digests import protocol_digests
-from fedmpt.data.features import FeatureBank, cache_directory, open_or_fill
+from fedmpt.data.features import Encoded, FeatureBank, cache_directory, open_or_fill
 from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
 from fedmpt.data.registry import load_dataset
@@ -37,8 +36,6 @@ from fedmpt.seeds import generator
 from fedmpt.types import ClientId, ParameterSpec
 from secagg.ckks_presets import PRESETS
 from secagg.policy import MIN_MASKED_CLIENTS
-
-Encoded: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]  # [b, M, .], [b, .]
 
 
 class Progress(Protocol):
@@ -152,7 +149,10 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     device = resolve_device(config.device)
     dataset = load_data(config, progress)
     backbone = load_backbone(
-        config.backbone.name, pretrained=config.backbone.pretrained, device=device
+        config.backbone.name,
+        pretrained=config.backbone.pretrained,
+        device=device,
+        precision=config.backbone.precision,
     )
     config = resolve(config, data_name=dataset.name)
     method = build_method(backbone, dataset.classes, config.method)
@@ -221,6 +221,7 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
             config.backbone.name,
             pretrained=config.backbone.pretrained,
             device=resolve_device(config.device),
+            precision=config.backbone.precision,
         )
         bank = feature_bank(backbone, dataset.train, "training features", progress)
     return dataset, _partition(config, dataset, bank)
@@ -291,39 +292,39 @@ def _partition(config: Config, dataset: Dataset, bank: FeatureBank | None) -> Pa
 def feature_bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
     """Return the features of a split, from the cache where they were computed before."""
 
-    def encode(images: Sequence[Image.Image]) -> Encoded:
-        patches, whole = backbone.encode_images(images)
+    def encode(pixels: list[Tensor]) -> Encoded:
+        patches, whole = backbone.encode_pixels(torch.stack(pixels))
         return patches.cpu().numpy(), whole.cpu().numpy()
 
-    return _filled(backbone, split, encode, kind="features", label=label, progress=progress)
+    kind = "" if backbone.precision == "float32" else f"{backbone.precision}, "
+    return _filled(backbone, split, encode, kind=kind, label=label, progress=progress)
 
 
 def pixel_bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
     """Return a bank of preprocessed pixels, in place of features, for methods that change the image tower."""
 
-    def encode(images: Sequence[Image.Image]) -> Encoded:
-        patches = backbone.patch_pixels(images)
+    def encode(pixels: list[Tensor]) -> Encoded:
+        patches = backbone.image_tower.patchify(torch.stack(pixels))
         return patches.numpy(), patches.mean(dim=1).numpy()
 
-    return _filled(backbone, split, encode, kind="pixels", label=label, progress=progress)
+    return _filled(backbone, split, encode, kind="pixels, ", label=label, progress=progress)
 
 
 def _filled(
     backbone: Backbone,
     split: Split,
-    encode: Callable[[Sequence[Image.Image]], Encoded],
+    encode: Callable[[list[Tensor]], Encoded],
     *,
     kind: str,
     label: str,
     progress: Progress,
 ) -> FeatureBank:
-    # The backbone's fingerprint covers the preprocessing.
-    preprocessing = "with the backbone" if kind == "features" else f"{kind}, with the backbone"
     return open_or_fill(
         cache_directory(),
         backbone=backbone.fingerprint,
-        preprocessing=preprocessing,
+        preprocessing=f"{kind}with the backbone",  # whose fingerprint covers it
         split=split,
+        prepare=backbone.preprocess,
         encode=encode,
         progress=lambda done, total: progress.progress(label, done, total),
     )

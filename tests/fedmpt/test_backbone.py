@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.clip.backbone import Backbone, automatic_precision, load_backbone
 from fedmpt.clip.text import normalise
 from fedmpt.errors import WeightsError
 
@@ -37,6 +37,27 @@ def test_patch_features_are_normalised_projected_tokens_without_the_class_token(
     assert patches.shape == (3, backbone.patches, backbone.width) == (3, 16, 24)
     assert torch.allclose(patches, normalise(tokens @ visual.proj), atol=1e-6)
     assert torch.allclose(whole, normalise(pooled), atol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_half_precision_towers_give_unit_features_near_those_of_single_precision(
+    precision: str, bits: int, checkpoint: Path
+) -> None:
+    name, pixels = f"local-dir:{checkpoint}", torch.randn(3, 3, 32, 32)
+    exact = load_backbone(name, precision="float32").encode_pixels(pixels)
+    half = load_backbone(name, precision=precision).encode_pixels(pixels)  # type: ignore[arg-type]
+    for right, found in zip(exact, half, strict=True):
+        assert found.dtype == torch.float32
+        assert torch.allclose(found.norm(dim=-1), torch.ones(found.shape[:-1]), atol=1e-6)
+        assert (found - right).abs().max() < 8 * 2.0**-bits
+        assert not torch.equal(found, right)  # the tower did compute in another precision
+
+
+def test_precision_follows_the_device_unless_it_is_given(checkpoint: Path) -> None:
+    assert automatic_precision("cuda") == "float16"
+    assert load_backbone(f"local-dir:{checkpoint}").precision == automatic_precision("cpu")
+    given = load_backbone(f"local-dir:{checkpoint}", precision="bfloat16")
+    assert given.precision == "bfloat16"
 
 
 def test_a_local_checkpoint_loads_with_its_own_preprocessing_and_a_stable_fingerprint(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,10 @@ def split(n: int = 20, open_image: Callable[[int], Image.Image] = shade) -> Spli
     )
 
 
+def as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
 class Encoder:
     """Encodes an image's number; counts what it was asked for, and may fail after some images."""
 
@@ -61,6 +66,7 @@ def fill(cache: Path, encoder: Encoder, n: int = 20, **settings: object) -> Feat
         "backbone": "b",
         "preprocessing": "p",
         "split": split(n),
+        "prepare": as_it_is,
         "batch_size": 4,
         **settings,
     }
@@ -270,7 +276,7 @@ def test_processes_that_fill_at_once_leave_one_sound_bank(tmp_path: Path) -> Non
         )
         bank = open_or_fill(
             Path(sys.argv[1]), backbone="b", preprocessing="p", split=split, encode=encode,
-            batch_size=2,
+            prepare=lambda image: image, batch_size=2,
         )
         assert bank.global_features()[:, 0].tolist() == list(range(20))
     """)
@@ -281,6 +287,91 @@ def test_processes_that_fill_at_once_leave_one_sound_bank(tmp_path: Path) -> Non
     ]
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
     assert [path.suffix for path in (tmp_path / "features").iterdir() if path.is_dir()] == [""]
+
+
+def test_fill_that_is_killed_again_and_again_encodes_little_twice(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        import numpy as np
+        from PIL import Image
+        from fedmpt.data import features
+        from fedmpt.data.dataset import Split
+
+        def encode(images):
+            with open(sys.argv[2], "ab", buffering=0) as log:
+                log.write(bytes(image.getpixel((0, 0))[0] for image in images))
+            time.sleep(0.02)
+            rows = np.array([np.asarray(image)[0, 0, 0] for image in images], dtype=np.float32)
+            return np.tile(rows[:, None, None], (1, 3, 4)), np.tile(rows[:, None], (1, 4))
+
+        features._CHUNK_IMAGES = 4
+        split = Split(
+            labels=np.zeros((60, 1), dtype=np.int8),
+            content=tuple(map(str, range(60))),
+            open_image=lambda row: Image.new("RGB", (2, 2), (row, 0, 0)),
+        )
+        bank = features.open_or_fill(
+            Path(sys.argv[1]), backbone="b", preprocessing="p", split=split, encode=encode,
+            prepare=lambda image: image, batch_size=2,
+        )
+        assert bank.global_features()[:, 0].tolist() == list(range(60))
+        assert bank.patches(slice(None))[:, 2, 3].tolist() == list(range(60))
+    """)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    log = tmp_path / "encoded"
+    command = [sys.executable, "-c", program, str(tmp_path), str(log)]
+    kills = 0
+    for images in (8, 21, 38):  # encoded by all processes together
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and not (log.exists() and log.stat().st_size >= images):
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills == 3
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    encoded = log.read_bytes()
+    assert set(encoded) == set(range(60))
+    again = len(encoded) - 60
+    assert 0 < again <= 3 * (4 + 2)  # at most an unfinished chunk, and a batch, each time
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_reading_all_of_a_bank_leaves_the_process_as_small_as_before(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import sys
+        import numpy as np
+        from fedmpt.data.features import FeatureBank
+
+        def resident_mb():
+            with open("/proc/self/status") as file:
+                (line,) = [line for line in file if line.startswith("VmRSS")]
+            return int(line.split()[1]) / 1e3
+
+        stored = np.memmap(sys.argv[1], np.float16, mode="r", shape=(1000, 196, 512))
+        bank = FeatureBank(key="", stored_patches=stored, stored_globals=stored[:, 0])
+        before = resident_mb()
+        for rows in np.random.default_rng(0).permutation(1000).reshape(-1, 20):
+            assert not bank.patches(rows).any()
+        streamed = resident_mb() - before
+        assert not any(stored[row].any() for row in range(1000))  # as without giving back
+        print(streamed, resident_mb() - before)
+    """)
+    file = tmp_path / "patches.f16"
+    with file.open("wb") as sparse:
+        sparse.truncate(1000 * 196 * 512 * 2)  # 200.7 MB that take no room on the disk
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    streamed, kept = map(float, done.stdout.split())
+    assert streamed < 40
+    assert kept > 190  # the positive control
 
 
 def test_folders_of_features_are_their_owners_alone(tmp_path: Path) -> None:
@@ -363,6 +454,7 @@ def test_encoder_that_returns_other_shapes_or_values_is_refused(
             backbone="b",
             preprocessing="p",
             split=split(),
+            prepare=as_it_is,
             encode=lambda _: (patches.astype(np.float32), globals_.astype(np.float32)),
             batch_size=4,
         )
