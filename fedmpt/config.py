@@ -128,7 +128,9 @@ class FedMPTConfig(Section, frozen=True, kw_only=True):
     )
     gate_rank: Positive | None = None  # width of the gate; None: as adapter_rank's rule
     temperature: PositiveFloat | None = None  # tau; None: the paper's, 4; under DP 3
-    similarity_scale: PositiveFloat | None = None  # kappa; None: the backbone's logit scale
+    similarity_scale: PositiveFloat | None = (
+        None  # kappa; None: the backbone's logit scale, by the spread of its cosines (docs/method.md)
+    )
     transport_weight: PositiveFloat | None = None  # lambda; None: the paper's, 0.2; under DP 0.1
     transport_iterations: Positive = 10
     head: Literal["odds", "probability"] = "odds"  # see docs/method.md

@@ -5,6 +5,7 @@ The values were chosen on ``scenes`` with seed 101, which no table reports; docs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
@@ -53,6 +54,9 @@ OPEN: Final = Rule(
 )
 # Of methods that the common rate ruins: SCPNet's graph layers fall to chance at 0.01.
 OPEN_RATES: Final = {"scpnet": 0.0001}
+# Adam's steps are as long as the rate says, however few images a gradient is the mean of. The error of a mean falls as
+# the square root of their number grows; so the rate rises with it, up to the number that it was chosen with.
+OPEN_IMAGES: Final = 6000  # of `scenes`
 # Noise grows with the square root of the number of tuned values, so they are few. Given that, more steps gain more
 # than their share of the noise costs.
 SMALL_SHARE: Final = 0.03  # of what least noise alone would give: what hardly helps shall not cost
@@ -96,9 +100,16 @@ WEIGHT_DECAY: Final = 0.0
 CLIP: Final = 1.0  # the unit of clipped gradients; block weights decide what it means
 
 
-def resolve(config: Config, *, data_name: str) -> Config:
-    """Return ``config`` with the preset and then every rule applied; what was given stays as it is."""
+def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Config:
+    """Return ``config`` with the preset and then every rule applied; what was given stays as it is.
+
+    Args:
+        config: the configuration.
+        data_name: of the data set.
+        images: training images of all clients; used without privacy only.
+    """
     rule = _rule(config.privacy)
+    few = 1.0 if config.privacy.enabled else min(1.0, math.sqrt(images / OPEN_IMAGES))
     rates = {} if config.privacy.enabled else OPEN_RATES
     method, privacy = config.method.fedmpt, config.privacy
     train = preset(config.train, method=config.method.name, data_name=data_name)
@@ -125,7 +136,7 @@ def resolve(config: Config, *, data_name: str) -> Config:
             train,
             rounds=_given(train.rounds, rule.rounds),
             batch_size=_given(train.batch_size, rule.batch_size),
-            lr=_given(train.lr, rates.get(config.method.name, rule.lr)),
+            lr=_given(train.lr, few * rates.get(config.method.name, rule.lr)),
             optimizer=_given(train.optimizer, rule.optimizer),
             momentum=_given(train.momentum, MOMENTUM),
             weight_decay=_given(train.weight_decay, WEIGHT_DECAY),
@@ -137,6 +148,16 @@ def resolve(config: Config, *, data_name: str) -> Config:
             block_shares=_given(privacy.block_shares, shares),
         ),
     )
+
+
+def resolve_scale(config: Config, similarity_scale: float) -> Config:
+    """Return ``config`` with FedMPT's multiplier of cosines; one that was given stays as it is."""
+    if config.method.name != "fedmpt":
+        return config
+    changed, method = msgspec.structs.replace, config.method.fedmpt
+    scale = _given(method.similarity_scale, similarity_scale)
+    resolved = changed(method, similarity_scale=scale)
+    return changed(config, method=changed(config.method, fedmpt=resolved))
 
 
 def _rule(privacy: PrivacyConfig) -> Rule:

@@ -23,13 +23,14 @@ from fedmpt.data.features import Encoded, FeatureBank, cache_directory, open_or_
 from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
 from fedmpt.data.registry import load_dataset
-from fedmpt.engine.defaults import resolve
+from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import RoundSketches, choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
+from fedmpt.methods.cosine_scale import cosine_scale, similarity_scale
 from fedmpt.methods.registry import build_method, check_method
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.seeds import generator
@@ -154,7 +155,9 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         device=device,
         precision=config.backbone.precision,
     )
-    config = resolve(config, data_name=dataset.name)
+    scale = cosine_scale(backbone)
+    config = resolve(config, data_name=dataset.name, images=len(dataset.train))
+    config = resolve_scale(config, similarity_scale(backbone.logit_scale, scale))
     method = build_method(backbone, dataset.classes, config.method)
     if config.train.weighting == "none":
         _check_alone(config, method)
@@ -185,7 +188,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         backbone=backbone,
         method=method,
         scorer=method if dataset.held_out is None else method.for_classes(dataset.scored),
-        zero_shot=ZeroShot(backbone, dataset.scored),
+        zero_shot=ZeroShot(backbone, dataset.scored, pooling=scale),
         train_bank=train_bank,
         test_bank=test_bank,
         train_inputs=pixel_bank(backbone, dataset.train, "training pixels", progress)

@@ -27,26 +27,27 @@ PAIR_SCALE: Final = 100.0  # DualCoOp's scale of the difference of a pair: 20 in
 Head: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (text, patches) -> probabilities [B, C]
 
 
-def pooling_weights(cosines: Tensor) -> Tensor:
+def pooling_weights(cosines: Tensor, scale: float = POOLING_SCALE) -> Tensor:
     """Return weights over patches that grow with the cosine, columns summing to 1: ``[B, M, C]``.
 
     Source: DualCoOp, arXiv 2206.09541, section 3.2.
     """
-    return (POOLING_SCALE * cosines).softmax(dim=-2)
+    return (scale * cosines).softmax(dim=-2)
 
 
-def pooled_similarity(patches: Tensor, text: Tensor) -> Tensor:
+def pooled_similarity(patches: Tensor, text: Tensor, scale: float = POOLING_SCALE) -> Tensor:
     """Return cosines averaged over patches with weights that grow with the cosine.
 
     Args:
         patches: ``[B, M, D]`` of unit length.
         text: ``[C, D]`` of unit length.
+        scale: of the softmax over patches.
 
     Returns:
         ``[B, C]``, in [-1, 1].
     """
     cosines = patches @ text.T  # [B, M, C]
-    return (pooling_weights(cosines) * cosines).sum(dim=1)
+    return (pooling_weights(cosines, scale) * cosines).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True)

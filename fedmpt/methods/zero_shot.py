@@ -18,15 +18,23 @@ _IMAGES_AT_ONCE = 256
 class ZeroShot:
     """Recognition without any tuning, by patches (as the methods do it) or by the class token."""
 
-    def __init__(self, backbone: Backbone, classes: tuple[str, ...]) -> None:
+    def __init__(self, backbone: Backbone, classes: tuple[str, ...], *, pooling: float) -> None:
+        """Fix text features and scales.
+
+        Args:
+            backbone: the frozen CLIP.
+            classes: what is recognised.
+            pooling: scale of the softmax over patches; `fedmpt.methods.cosine_scale` has the backbone's.
+        """
         self._scale = backbone.logit_scale
+        self._pooling = pooling
         self._text = frozen_features(backbone, classes)
 
     @torch.no_grad()
     def patch_scores(self, bank: FeatureBank) -> Tensor:
         """Return probabilities ``[n, C]`` from patch similarities, pooled."""
         similarity = [
-            pooled_similarity(self._patches(bank, start), self._text)
+            pooled_similarity(self._patches(bank, start), self._text, self._pooling)
             for start in range(0, len(bank), _IMAGES_AT_ONCE)
         ]
         return offset_probabilities(torch.cat(similarity), scale=self._scale)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fedmpt.config import Config, load_config
-from fedmpt.engine.defaults import resolve
+from fedmpt.engine.defaults import OPEN, OPEN_IMAGES, resolve
 from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
 
 
@@ -18,6 +20,18 @@ def test_without_privacy_the_method_is_the_papers() -> None:
     assert (method.temperature, method.transport_weight) == (TEMPERATURE, TRANSPORT_WEIGHT)
     assert method.adapter_projections == "trained"
     assert config.train.lr_multipliers == {}
+
+
+def test_few_images_take_shorter_steps_without_privacy_and_many_the_same() -> None:
+    def rate(images: int, **options: object) -> float | None:
+        given = {name.replace("__", "."): value for name, value in options.items()}
+        return resolve(load_config(options=given), data_name="scenes", images=images).train.lr
+
+    assert rate(OPEN_IMAGES, privacy__enabled=False) == OPEN.lr  # to the last bit
+    assert rate(82_081, privacy__enabled=False) == OPEN.lr
+    assert rate(OPEN_IMAGES // 4, privacy__enabled=False) == pytest.approx(OPEN.lr / 2)
+    assert rate(10, privacy__enabled=False, train__lr=0.5) == 0.5
+    assert rate(10) == rate(OPEN_IMAGES)  # under privacy the number of images decides nothing
 
 
 def test_privacy_tunes_few_values_and_what_is_given_stays() -> None:

@@ -6,21 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.data.coco import read_coco
 from fedmpt.data.dataset import Dataset
 from fedmpt.data.features import FeatureBank, cache_directory
 from fedmpt.engine.prepare import feature_bank
-from fedmpt.methods.prompts import frozen_features
+from fedmpt.methods.cosine_scale import cosine_scale
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.metrics import evaluate
 
 PACK = Path(__file__).parents[3] / "shared" / "real"
-CARD_POOLING = 0.02  # the card's temperature of the softmax over patches
+CARD_SCALE = 50.0  # the card pools patches by a softmax at temperature 0.02
 WITHIN = 0.5  # points of mAP
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -61,19 +59,19 @@ def _card() -> dict[str, Any]:
 def test_zero_shot_by_the_class_token_is_the_cards(
     photos: Dataset, clip: Backbone, bank: FeatureBank
 ) -> None:
-    scores = ZeroShot(clip, photos.classes).class_token_scores(bank).numpy()
+    scores = _zero_shot(photos, clip).class_token_scores(bank).numpy()
     found = evaluate(scores, photos.test.labels).mAP
     assert found == pytest.approx(100 * _card()["cls"][0], abs=WITHIN)
 
 
-def test_zero_shot_by_patches_pooled_as_the_card_does_is_the_cards(
+def test_zero_shot_by_patches_is_the_cards_at_the_scale_that_the_rule_chooses(
     photos: Dataset, clip: Backbone, bank: FeatureBank
 ) -> None:
-    text = frozen_features(clip, photos.classes)
-    pooled = []
-    for row in range(len(bank)):
-        cosines = torch.from_numpy(bank.patches([row])[0]) @ text.T  # [M, C]
-        weights = (cosines / CARD_POOLING).softmax(dim=0)
-        pooled.append((weights * cosines).sum(dim=0).numpy())
-    found = evaluate(np.stack(pooled), photos.test.labels).mAP
+    assert cosine_scale(clip) == CARD_SCALE
+    scores = _zero_shot(photos, clip).patch_scores(bank).numpy()
+    found = evaluate(scores, photos.test.labels).mAP
     assert found == pytest.approx(100 * _card()["patch"][0], abs=WITHIN)
+
+
+def _zero_shot(photos: Dataset, clip: Backbone) -> ZeroShot:
+    return ZeroShot(clip, photos.classes, pooling=cosine_scale(clip))
