@@ -12,5 +12,6 @@ BENCHMARKS = {
     "ckks": "CKKS sums beside NVFlare's parameters in TenSEAL, and a whole run beside the plain one",
     "methods": "a training step of every method at the shape of ViT-B/16",
     "dp_step": "a private step of every space beside one without privacy: time and memory",
+    "scale": "training from a feature bank on disk: peak memory beside its size and beside holding it",
     "clients": "seconds a round and peak memory at 12 and 100 clients",
 }
