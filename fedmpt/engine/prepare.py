@@ -27,6 +27,7 @@ from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import RoundSketches, choose_space
+from fedmpt.engine.steps import match_steps
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
@@ -156,6 +157,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         precision=config.backbone.precision,
     )
     scale = cosine_scale(backbone)
+    given = frozenset(config.train.lr_multipliers)
     config = resolve(config, data_name=dataset.name, images=len(dataset.train))
     config = resolve_scale(config, similarity_scale(backbone.logit_scale, scale))
     method = build_method(backbone, dataset.classes, config.method)
@@ -182,6 +184,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         dataset, probability=config.data.mask, mode=config.data.mask_mode, seed=config.seed
     )
     config, space_reason = choose_space(config, method, initial)
+    config = match_steps(config, method, initial, given=given)
     return Federation(
         config=config,
         dataset=dataset,

@@ -1,0 +1,61 @@
+"""How far a private step moves a block: rates for backbones whose gradients are of another size.
+
+Without privacy Adam takes steps of a chosen length, whatever the size of gradients. Under it SGD does not: clipping and
+noise are in units of each block's typical gradient norm (`fedmpt.engine.probes`), and the rate turns them back into raw
+ones. Rates were chosen on one backbone. Where gradients are 30 times larger, so is each step, and its noise alone
+ruins in one round what the frozen model knew. The rule: a step is as long as where the rate was chosen.
+
+Public, like the probes: a function of the frozen model, the public start and the class names.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from fedmpt.config import Config
+from fedmpt.engine.probes import typical_norms
+from fedmpt.methods.base import Method, Parameters
+from privacy import DPSpace
+
+# Typical gradient norms of FedMPT's blocks with the bundled backbone and the classes of `scenes`.
+USUAL_NORMS: Final = {
+    "condition_tokens": 0.06,
+    "class_tokens": 0.04,
+    "adapter_core": 1.3,
+    "gate_down": 0.0023,
+    "gate_up": 0.0026,
+}
+# Norms within this factor are taken for the usual ones: class lists and seeds change them by less.
+SAME: Final = 4.0
+
+
+def match_steps(
+    config: Config, method: Method, parameters: Parameters, *, given: frozenset[str]
+) -> Config:
+    """Return ``config`` with lower rates of the blocks whose private steps would be longer than usual.
+
+    A block's rate is divided by how many times its gradients exceed the usual ones, a prompt's twice by that: the
+    encoder that makes its gradient steep makes text features move as much further with every step.
+
+    Args:
+        config: the resolved configuration.
+        method: the method.
+        parameters: its starting parameters.
+        given: blocks whose multiplier the user set; they keep it.
+    """
+    train = config.train
+    if not config.privacy.enabled or train.optimizer != "sgd":
+        return config
+    if config.method.name != "fedmpt" or train.preset is not None:
+        return config
+    norms = typical_norms(method, parameters, space=DPSpace.PROMPT)
+    rates = dict(train.lr_multipliers)
+    for name, usual in USUAL_NORMS.items():
+        excess = norms.get(name, 0.0) / usual
+        if name not in given and excess > SAME:
+            power = 2 if name in method.prompt_blocks else 1
+            rates[name] = rates.get(name, 1.0) / excess**power
+    replace = msgspec.structs.replace
+    return replace(config, train=replace(train, lr_multipliers=rates))

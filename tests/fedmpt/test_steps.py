@@ -1,0 +1,77 @@
+"""Private steps are as long on a steep backbone as on the one their rates were chosen on."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.config import Config, load_config
+from fedmpt.data.class_names import VOC_CLASSES
+from fedmpt.engine import steps
+from fedmpt.engine.defaults import PRIVATE, resolve
+from fedmpt.engine.probes import typical_norms
+from fedmpt.engine.steps import USUAL_NORMS, match_steps
+from fedmpt.methods.base import Method
+from fedmpt.methods.registry import build_method
+from privacy import DPSpace
+
+STEEP = 4000.0  # a multiplier of cosines 40 times the usual one
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Backbone:
+    return load_backbone("tiny")
+
+
+def _built(backbone: Backbone, **options: object) -> tuple[Config, Method]:
+    given = {name.replace("__", "."): value for name, value in options.items()}
+    config = resolve(load_config(options=given), data_name="scenes")
+    return config, build_method(backbone, VOC_CLASSES, config.method)
+
+
+def _matched(
+    backbone: Backbone, *, kept: frozenset[str] = frozenset(), **options: object
+) -> dict[str, float]:
+    config, method = _built(backbone, **options)
+    start = method.initial_parameters(0)
+    return match_steps(config, method, start, given=kept).train.lr_multipliers
+
+
+def test_the_bundled_backbone_keeps_its_rates_to_the_last_bit(tiny: Backbone) -> None:
+    assert _matched(tiny) == dict(PRIVATE.lr_multipliers)
+    _, method = _built(tiny)
+    norms = typical_norms(method, method.initial_parameters(0), space=DPSpace.PROMPT)
+    assert norms == pytest.approx(USUAL_NORMS, rel=0.25)  # what the rule says is usual
+
+
+def test_steps_of_a_steep_model_are_as_long_as_usual_in_units_of_its_gradients(
+    tiny: Backbone,
+) -> None:
+    rates = _matched(tiny, method__fedmpt__similarity_scale=STEEP)
+    _, method = _built(tiny, method__fedmpt__similarity_scale=STEEP)
+    norms = typical_norms(method, method.initial_parameters(0), space=DPSpace.PROMPT)
+    assert norms["adapter_core"] > 5 * USUAL_NORMS["adapter_core"]  # or this shows nothing
+    core = rates["adapter_core"] * norms["adapter_core"]
+    assert core == pytest.approx(
+        PRIVATE.lr_multipliers["adapter_core"] * USUAL_NORMS["adapter_core"]
+    )
+
+
+def test_prompts_of_an_encoder_ten_times_as_steep_move_a_hundredth(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steep = {name: 10 * usual for name, usual in USUAL_NORMS.items()}
+    monkeypatch.setattr(steps, "typical_norms", lambda *_, **__: steep)
+    rates, usual = _matched(tiny), PRIVATE.lr_multipliers
+    assert rates["class_tokens"] == pytest.approx(usual["class_tokens"] / 100)
+    assert rates["adapter_core"] == pytest.approx(usual["adapter_core"] / 10)
+    assert rates["gate_up"] == pytest.approx(1 / 10)  # whose multiplier is 1
+
+
+def test_a_rate_that_was_given_stays_and_so_do_other_runs(tiny: Backbone) -> None:
+    steep = {"method__fedmpt__similarity_scale": STEEP}
+    kept = frozenset({"adapter_core"})
+    rates = _matched(tiny, kept=kept, train__lr_multipliers={"adapter_core": 0.5}, **steep)
+    assert rates["adapter_core"] == 0.5
+    assert _matched(tiny, privacy__enabled=False, **steep) == {}
+    assert _matched(tiny, train__preset="paper", **steep) == {}
