@@ -80,6 +80,10 @@ def command(
     from fedmpt.inference.files import find_images
     from fedmpt.inference.predict import predict_files, read_classes
 
+    if model.is_file():
+        raise click.UsageError(
+            f"MODEL {model} is a file: give a run folder or a bundle first, then images"
+        )
     found = find_images(paths)
     own = read_classes(classes) if classes is not None else None
     tuned = open_model(model, device=device, backbone=backbone, pretrained=pretrained, local=local)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 _LINE_EVERY_S: Final = 30.0  # where there is no terminal
+_SHORTEST_S: Final = 1.0  # after which a pace means something
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +19,7 @@ class Pace:
     """How fast a step goes, from when it was first heard of; what an earlier process did does not count.
 
     Attributes:
-        images_a_second: since then; 0 if nothing was done since.
+        images_a_second: since then; 0 if it cannot be told yet.
         left_s: seconds that the rest takes at this pace; None if it cannot be told.
     """
 
@@ -28,7 +29,7 @@ class Pace:
     @classmethod
     def of(cls, *, done: int, total: int, done_before: int, seconds: float) -> Pace:
         """Return the pace of ``done - done_before`` images in ``seconds``."""
-        if done <= done_before or seconds <= 0:
+        if done <= done_before or seconds < _SHORTEST_S:
             return cls(images_a_second=0.0, left_s=None)
         rate = (done - done_before) / seconds
         return cls(images_a_second=rate, left_s=(total - done) / rate)

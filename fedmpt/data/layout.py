@@ -32,6 +32,8 @@ def require_folder(path: Path, *, what: str, remedy: str) -> Path:
     Raises:
         DataError: if it is not; the message says which folder was looked for and what to do.
     """
+    if path.is_file():
+        raise DataError(f"{path}: a file, and a folder is needed ({what}); {remedy}")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder ({what}); {remedy}")
     return path

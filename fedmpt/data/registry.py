@@ -145,6 +145,11 @@ def load_dataset(
     if config.protocol == "standard" and config.unseen is not None:
         raise UsageError("data.unseen is for --protocol fzsl or fgzsl; give one, or leave it out")
     if config.name == "scenes":
+        if config.root is not None:
+            raise UsageError(
+                f"--data-root {config.root}: scenes is embedded and reads no folder; say what the folder holds with "
+                f"--data {', '.join(FOLDERS)}"
+            )
         dataset = _scenes(config)
     else:
         policy = ReadPolicy(

@@ -54,6 +54,11 @@ def _image_column(table: Table) -> str:
     for name in _IMAGE_COLUMNS:
         if name in table.header:
             return name
+    if len(table.header) == 1 and (";" in table.header[0] or "\t" in table.header[0]):
+        raise DataError(
+            f"{table.path}: its columns are separated by semicolons or tabs; save it with commas as labels.csv, "
+            "or with tabs as labels.tsv"
+        )
     raise DataError(f"{table.path}: the header has no column called image; {_REMEDY}")
 
 

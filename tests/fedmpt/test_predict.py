@@ -191,6 +191,14 @@ def test_paths_that_hold_nothing_are_refused_before_anything_is_loaded(
         assert words in str(done.exception)
 
 
+def test_an_image_in_the_models_place_is_refused_with_the_order(
+    fedmpt: Invoke, private_run: Path, photos: list[Path]
+) -> None:
+    done = fedmpt("predict", photos[0], private_run)
+    assert done.exit_code == 2
+    assert "give a run folder or a bundle first, then images" in done.output
+
+
 def test_another_backbone_is_refused_with_both_fingerprints(
     private_run: Path, shared_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -68,4 +68,5 @@ def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> Non
 
 
 def test_a_pace_that_cannot_be_told_is_not_told() -> None:
-    assert str(Pace.of(done=64, total=1000, done_before=64, seconds=0.0)) == ""
+    assert str(Pace.of(done=64, total=1000, done_before=64, seconds=9.0)) == ""
+    assert str(Pace.of(done=64, total=1000, done_before=0, seconds=0.1)) == ""

@@ -30,6 +30,11 @@ def test_embedded_data_set_needs_no_folder() -> None:
     assert (dataset.name, dataset.held_out, dataset.scored) == ("scenes", None, dataset.classes)
 
 
+def test_embedded_data_set_refuses_a_folder_that_it_would_not_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reads no folder; say what the folder holds with --data"):
+        load_dataset(DataConfig(root=str(tmp_path)), seed=0)
+
+
 def test_folder_is_read_with_its_settings(tmp_path: Path) -> None:
     dataset = load_dataset(
         DataConfig(name="table", root=str(write_table(tmp_path)), test_fraction=0.5),

@@ -109,6 +109,7 @@ def test_missing_image_is_skipped_and_counted_or_refused_if_strict(tmp_path: Pat
         ("image,cat\n", "holds no row"),
         ("image,cat\na.png,1\n", "one image cannot be split"),
         ("picture,cat\na.png,1\nb.png,0\n", "no column called image"),
+        ("image;cat\na.png;1\nb.png;0\n", "separated by semicolons or tabs; save it with commas"),
         ("image\na.png\nb.png\n", "names no class"),
         ("image,cat,cat\na.png,1,1\nb.png,0,0\n", "two columns have the same name"),
         ("image,a_b,a b\na.png,1,1\nb.png,0,0\n", "'a b' appears twice"),
@@ -149,6 +150,9 @@ def test_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_folder_without_a_table_or_with_two_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read(tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="a file, and a folder is needed"):
+        read(tmp_path / "file")
     with pytest.raises(DataError, match=r"no table of labels; the folder needs labels\.csv"):
         read(tmp_path)
     write(tmp_path, COLUMNS)
