@@ -102,12 +102,17 @@ def train_coop(bank: FeatureBank) -> None:
     """Let every client train an epoch with the cheapest method, and score some images."""
     import numpy as np
 
+    from fedmpt.data.features import FeatureBank
     from fedmpt.learner import predict
 
     method = _method("coop")
     _train(method, bank, [np.arange(client, len(bank), CLIENTS) for client in range(CLIENTS)])
-    few = bank.patches_half(slice(0, SCORED))
-    predict(method, method.initial_parameters(0), _in_memory(few))
+    few = FeatureBank(
+        key="",
+        stored_patches=bank.stored_patches[:SCORED],
+        stored_globals=bank.stored_globals[:SCORED],
+    )
+    predict(method, method.initial_parameters(0), few)
 
 
 def train_fedmpt(bank: FeatureBank) -> None:
@@ -120,7 +125,10 @@ def train_fedmpt(bank: FeatureBank) -> None:
 
 def train_held(bank: FeatureBank) -> None:
     """Do what `train_coop` does with all features in memory."""
-    train_coop(_in_memory(bank.patches_half(slice(None))))
+    from fedmpt.data.features import FeatureBank
+
+    patches = bank.patches_half(slice(None))
+    train_coop(FeatureBank(key="", stored_patches=patches, stored_globals=patches[:, 0]))
 
 
 STAGES: Final[dict[str, tuple[str, Callable[[FeatureBank], None] | None]]] = {
@@ -256,12 +264,6 @@ def _labels(images: int) -> NDArray[np.int8]:
     import numpy as np
 
     return np.random.default_rng(1).integers(0, 2, (images, CLASSES), dtype=np.int8)
-
-
-def _in_memory(patches: NDArray[np.float16]) -> FeatureBank:
-    from fedmpt.data.features import FeatureBank
-
-    return FeatureBank(key="", stored_patches=patches, stored_globals=patches[:, 0])
 
 
 def _free_memory_mib() -> float:
