@@ -150,13 +150,13 @@ class LossConfig(Section, frozen=True, kw_only=True):
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
-    weight: PositiveFloat = 0.02  # their logits are 100 times a cosine
+    weight: PositiveFloat = 0.02  # DualCoOp's
 
 
 class HeadConfig(Section, frozen=True, kw_only=True):
     """How one text feature a class becomes a probability, in the methods that have one."""
 
-    scale: PositiveFloat | None = None  # None: the backbone's logit scale
+    scale: PositiveFloat | None = None  # None: a quarter of the backbone's logit scale
     offset: Literal["public", "image-mean", "anchor", "none"] = "public"  # docs/methods.md
 
 
@@ -288,6 +288,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None  # of SGD
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    lr_unit: Literal["one", "block"] | None = (
+        None  # of `lr`: 1, or each block's root mean square at the start; docs/methods.md has the rule
+    )
     lr_multipliers: dict[str, PositiveFloat] = {}  # blocks whose learning rate is not `lr`
     weighting: Literal["uniform", "size", "none"] = (
         "uniform"  # Eq. 13, or Eq. 4 of the paper; none: nothing is averaged, clients train alone

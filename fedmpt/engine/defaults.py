@@ -52,11 +52,12 @@ OPEN: Final = Rule(
     temperature=TEMPERATURE,
     transport_weight=TRANSPORT_WEIGHT,
 )
-# Of methods that the common rate ruins: SCPNet's graph layers fall to chance at 0.01.
-OPEN_RATES: Final = {"scpnet": 0.0001}
 # Adam's steps are as long as the rate says, however few images a gradient is the mean of. The error of a mean falls as
 # the square root of their number grows; so the rate rises with it, up to the number that it was chosen with.
 OPEN_IMAGES: Final = 6000  # of `scenes`
+# Other methods, private or not: Adam, whose steps do not depend on how large a loss is, in units of what a block's
+# values are at the start. One number serves tokens of size 0.02 and layers of size 1, where one rate for all does not.
+BLOCK_RATE: Final = 0.1
 # Noise grows with the square root of the number of tuned values, so they are few. Given that, more steps gain more
 # than their share of the noise costs.
 SMALL_SHARE: Final = 0.03  # of what least noise alone would give: what hardly helps shall not cost
@@ -110,13 +111,15 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
     """
     rule = _rule(config.privacy)
     few = 1.0 if config.privacy.enabled else min(1.0, math.sqrt(images / OPEN_IMAGES))
-    rates = {} if config.privacy.enabled else OPEN_RATES
     method, privacy = config.method.fedmpt, config.privacy
     train = preset(config.train, method=config.method.name, data_name=data_name)
     conditions = _given(method.conditions, CONDITIONS.get(data_name, DEFAULT_CONDITIONS))
-    tuned = config.method.name == "fedmpt" and config.train.preset is None
-    multipliers = dict(rule.lr_multipliers) if tuned else {}
-    shares = dict(rule.block_shares) if config.method.name == "fedmpt" else {}
+    ours = config.method.name == "fedmpt"
+    multipliers = dict(rule.lr_multipliers) if ours and config.train.preset is None else {}
+    shares = dict(rule.block_shares) if ours else {}
+    optimizer = _given(train.optimizer, rule.optimizer if ours else "adam")
+    by_block = not ours and config.train.preset is None and optimizer != "sgd"
+    unit = _given(train.lr_unit, "block" if by_block else "one")
     changed = msgspec.structs.replace
     return changed(
         config,
@@ -136,8 +139,9 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
             train,
             rounds=_given(train.rounds, rule.rounds),
             batch_size=_given(train.batch_size, rule.batch_size),
-            lr=_given(train.lr, few * rates.get(config.method.name, rule.lr)),
-            optimizer=_given(train.optimizer, rule.optimizer),
+            lr=_given(train.lr, few * (BLOCK_RATE if unit == "block" else rule.lr)),
+            lr_unit=unit,
+            optimizer=optimizer,
             momentum=_given(train.momentum, MOMENTUM),
             weight_decay=_given(train.weight_decay, WEIGHT_DECAY),
             lr_multipliers=multipliers | train.lr_multipliers,

@@ -23,6 +23,7 @@ from fedmpt.data.features import Encoded, FeatureBank, cache_directory, open_or_
 from fedmpt.data.masking import mask_labels
 from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
 from fedmpt.data.registry import load_dataset
+from fedmpt.engine.block_rates import block_rates
 from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
@@ -128,7 +129,9 @@ class Federation:
             weight_decay=train.weight_decay,
             batch_size=train.batch_size,
             epochs=train.local_epochs,
-            lr_multipliers=train.lr_multipliers,
+            lr_multipliers=train.lr_multipliers
+            if train.lr_unit == "one"
+            else block_rates(self.initial, train.lr_multipliers),
         )
 
     def client_data(self, client: ClientId) -> ClientData:

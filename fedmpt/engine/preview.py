@@ -51,7 +51,8 @@ def make_preview(
         rounds=len(federation.schedule),
         cohort=cohort,
         alone=federation.alone,
-        local=f"{local.optimizer}, learning rate {config.train.lr:g}, "
+        local=f"{local.optimizer}, learning rate {config.train.lr:g}"
+        f"{' of each block' if config.train.lr_unit == 'block' else ''}, "
         f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
         target_epsilon=config.privacy.epsilon if plans else None,
         delta=plans[0].delta if plans else None,

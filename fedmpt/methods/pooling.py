@@ -22,6 +22,7 @@ POOLING_SCALE: Final = 20.0  # DualCoOp's temperature of the softmax over patche
 _MADE_UP: Final = 16  # images
 _COLOUR_GRID: Final = (4, 4)  # random colours of an image, blended to its size
 _MADE_UP_SIZE: Final = (224, 224)  # pixels
+HEAD_TEMPERATURE: Final = 4.0  # FedMPT's tau; at CLIP's own scale sigmoids of patches saturate
 PAIR_SCALE: Final = 100.0  # DualCoOp's scale of the difference of a pair: 20 in the maps, 5 behind
 
 Head: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (text, patches) -> probabilities [B, C]
@@ -59,9 +60,9 @@ class SinglePromptHead:
 
     Attributes:
         scale: multiplier of similarities.
-        offset: ``public``: one constant, the mean similarity of made-up images to the classes; ``image-mean``: the mean
-            over the scored classes of the same image; ``anchor``: patch by patch, the cosine to a sentence without a
-            class; ``none``.
+        offset: ``public``: one constant, how similar a made-up image is to the class nearest to it; ``image-mean``: the
+            mean over the scored classes of the same image; ``anchor``: patch by patch, the cosine to a sentence without
+            a class; ``none``.
         constant: the constant of ``public``.
         anchor: text feature ``[D]`` of the sentence of ``anchor``.
     """
@@ -78,7 +79,7 @@ class SinglePromptHead:
         """Return the head that the configuration describes."""
         (anchor,) = backbone.encode_sentences([START_PHRASE.removesuffix(" of a") + "."])
         constant = public_similarity(backbone, classes) if config.offset == "public" else 0.0
-        return cls(config.scale or backbone.logit_scale, config.offset, constant, anchor)
+        return cls(head_scale(backbone, config), config.offset, constant, anchor)
 
     def __call__(self, text: Tensor, patches: Tensor) -> Tensor:
         """Return ``[B, C]`` for text ``[C, D]`` and patches ``[B, M, D]``."""
@@ -95,6 +96,11 @@ class SinglePromptHead:
         return self.scale * (similarity - self.constant)
 
 
+def head_scale(backbone: Backbone, config: HeadConfig) -> float:
+    """Return the multiplier of similarities: by configuration, else CLIP's over the temperature of FedMPT's softmax."""
+    return config.scale or backbone.logit_scale / HEAD_TEMPERATURE
+
+
 def made_up_images() -> list[Image.Image]:
     """Return images of smooth random colours, always the same: something public to look at."""
     random = np.random.default_rng(0)
@@ -105,12 +111,18 @@ def made_up_images() -> list[Image.Image]:
 
 
 def public_similarity(backbone: Backbone, classes: tuple[str, ...]) -> float:
-    """Return the mean pooled similarity of frozen CLIP's class features to made-up images.
+    """Return how similar a made-up image is to the nearest class: pooled, by frozen CLIP, a mean over the images.
 
-    A function of the frozen model and the class names alone, so it costs no privacy.
+    They show nothing, so a class is present from there on. A function of the frozen model and the class names alone, so
+    it costs no privacy.
     """
     patches, _ = backbone.encode_images(made_up_images())
-    return float(pooled_similarity(patches, frozen_features(backbone, classes)).mean())
+    return nearest_class(pooled_similarity(patches, frozen_features(backbone, classes)))
+
+
+def nearest_class(similarities: Tensor) -> float:
+    """Return the mean over images of the largest similarity to a class, from ``[B, C]``."""
+    return float(similarities.amax(dim=-1).mean())
 
 
 def paired_probabilities(text: Tensor, patches: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fedmpt.errors import UsageError
 from fedmpt.methods.attention import fresh_norm, norm
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import configured_loss
-from fedmpt.methods.pooling import made_up_images
+from fedmpt.methods.pooling import head_scale, made_up_images, nearest_class
 from fedmpt.methods.prompts import (
     START_PHRASE,
     drawn,
@@ -97,7 +97,8 @@ class RAM(Method):
         self._settings = settings
         self._head = head
         self._loss = loss
-        self._scale = head.scale or backbone.logit_scale
+        self._scale = head_scale(backbone, head)
+        self._softmax_scale = backbone.logit_scale
         self._suffixes = backbone.text.suffixes(classes)
         self._words = backbone.text.words(START_PHRASE)
         self._frozen = frozen_features(backbone, classes)
@@ -173,7 +174,7 @@ class RAM(Method):
         """Return each class's cosine, averaged by what transport assigns to it: ``[B, M, C]`` -> ``[B, C]``."""
         settings = self._settings
         with torch.no_grad():
-            probabilities = (self._scale * cosines).softmax(dim=-1)
+            probabilities = (self._softmax_scale * cosines).softmax(dim=-1)
             cost, regularisation = 1 - probabilities, settings.transport_weight
             if teacher is not None and settings.teacher_weight > 0:
                 cost = cost - settings.teacher_weight * teacher.clamp(min=_TEACHER_FLOOR).log()
@@ -191,7 +192,7 @@ class RAM(Method):
     def _teacher(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Return where frozen CLIP sees the present classes, absent ones at the image's smallest: ``[B, M, C]``."""
         _, local = self._features(None, self._frozen, pixels)
-        probabilities = (self._scale * (local @ self._frozen.T)).softmax(dim=-1)
+        probabilities = (self._softmax_scale * (local @ self._frozen.T)).softmax(dim=-1)
         seen = (_TEACHER_SCALE * probabilities).softmax(dim=-2)
         smallest = seen.amin(dim=(-2, -1), keepdim=True)
         return torch.where((labels == 1).unsqueeze(-2), seen, smallest)
@@ -241,11 +242,11 @@ class RAM(Method):
 
     @torch.no_grad()
     def _public_offsets(self) -> tuple[float, float]:
-        """Return the frozen model's mean global and local similarity on made-up images; public."""
+        """Return how similar made-up images are to the nearest class, globally and locally; public."""
         pixels = self._backbone.patch_pixels(made_up_images()).to(self._backbone.device)
         whole, local = self._features(None, self._frozen, pixels)
         matched = self._matched(local @ self._frozen.T, teacher=None)
-        return float((whole @ self._frozen.T).mean()), float(matched.mean())
+        return nearest_class(whole @ self._frozen.T), nearest_class(matched)
 
 
 def _on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
