@@ -180,7 +180,9 @@ class PosCoOpConfig(Section, frozen=True, kw_only=True):
 
     tokens: Positive = 16
     start: PromptStart = "normal"
-    negative_start: Literal["normal", "text"] = "normal"  # N(0, 1), or CLIP's text features
+    negative_start: Literal["normal", "text"] = (
+        "text"  # CLIP's text features, or the published N(0, 1); docs/methods.md
+    )
     positive_offset: bool = False  # the released code's learnt offset of the positive features
 
 

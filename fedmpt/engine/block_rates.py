@@ -1,8 +1,8 @@
 """Learning rates in units of what a block's values are at the start.
 
-A step of Adam moves every value by about the learning rate, so one rate cannot serve learnt tokens (0.02), layers (0.05) and
-norms (1): what tunes the one ruins or never moves the other. In this unit one number serves all blocks of all methods, and
-since the start is public, privacy does not change it.
+A step of Adam moves every value by about the learning rate, so one rate cannot serve learnt tokens (size 0.02), layers
+(0.05) and norms (1): what tunes the one ruins or never moves the other. In this unit one number serves all blocks of
+all methods, and since the start is public, it costs no privacy.
 """
 
 from __future__ import annotations

@@ -16,14 +16,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fedmpt.clip.backbone import Backbone
-from fedmpt.config import FedMVPConfig, LossConfig
+from fedmpt.config import FedMVPConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.attention import cross_block, fresh_cross_block
-from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.losses import configured_loss
+from fedmpt.methods.base import Parameters
+from fedmpt.methods.image_method import ImageMethod
 from fedmpt.methods.pooling import Head
-from fedmpt.methods.prompts import drawn, fresh_linear, linear
+from fedmpt.methods.prompts import fresh_linear, linear
 
 _HEADS: Final = 4
 _CONSISTENCY: Final = 10 / 32  # ten times the mean over a batch of 32, as a weight of each example
@@ -35,7 +34,7 @@ _GENERAL: Final = (  # where no descriptions are given
 )
 
 
-class FedMVP(Method):
+class FedMVP(ImageMethod[FedMVPConfig, Head]):
     """The published design, for one backbone and one list of classes.
 
     Blocks: the map ``context`` D -> V and those of a cross-attention block of width V.
@@ -43,45 +42,22 @@ class FedMVP(Method):
 
     name = "fedmvp"
     prompt_blocks = ("context_weight", "context_bias")
-    examples_per_chunk = 4
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        classes: tuple[str, ...],
-        settings: FedMVPConfig,
-        head: Head,
-        loss: LossConfig,
-    ) -> None:
-        """Fix what no training changes.
-
-        Raises:
-            UsageError: heads or tokens do not divide the tower's width or patches, or descriptions lack a class.
-        """
-        self._tower = backbone.image_tower
+    def _set_up(self) -> None:
+        settings, backbone = self._settings, self._backbone
         self._heads = settings.heads or _HEADS
         if self._tower.width % self._heads or backbone.patches % settings.image_tokens:
             raise UsageError(
                 f"method.fedmvp: {self._heads} heads must divide the image tower's width {self._tower.width}, and "
                 f"{settings.image_tokens} image_tokens its {backbone.patches} patches"
             )
-        self.classes = classes
-        self.pixel_shape = (backbone.patches, self._tower.patch_values)
-        self._backbone = backbone
-        self._settings = settings
-        self._head = head
-        self._loss = loss
         weight = settings.consistency_weight
         self._consistency = _CONSISTENCY if weight is None else weight
-        sentences = descriptions(classes, settings.descriptors)
+        sentences = descriptions(self.classes, settings.descriptors)
         encoded = backbone.encode_sentences([one for many in sentences for one in many])
         self._described = encoded  # [A, D]
         groups = torch.split(encoded, [len(many) for many in sentences])
         self._class_means = torch.stack([group.mean(dim=0) for group in groups])  # [C, D]
-
-    def initial_parameters(self, seed: int) -> Parameters:
-        """Return the starting parameters of the experiment seed ``seed``."""
-        return drawn(self._backbone, seed, self._initial)
 
     def _initial(self, random: torch.Generator) -> Parameters:
         V = self._tower.width
@@ -98,10 +74,6 @@ class FedMVP(Method):
         """Return probabilities ``[B, C]`` from pixels ``[B, M, Q]``."""
         return self._head(self._class_means, self._prompted(parameters, text, patches)[:, 1:])
 
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the asymmetric loss of each example: ``[B]``."""
-        return configured_loss(scores, labels, self._loss)
-
     def example_losses(
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
@@ -114,10 +86,6 @@ class FedMVP(Method):
             frozen = tower.features(mirrored[:, :1])
         distance = 1 - (features[:, 0] * frozen[:, 0]).sum(dim=-1)
         return self.loss(scores, labels) + self._consistency * distance
-
-    def for_classes(self, classes: tuple[str, ...]) -> FedMVP:
-        """Return the method for other classes."""
-        return FedMVP(self._backbone, classes, self._settings, self._head, self._loss)
 
     def _prompted(self, parameters: Parameters, text: Tensor, pixels: Tensor) -> Tensor:
         """Return features of class token and patches with the visual prompt in place: ``[B, 1 + M, D]``."""

@@ -13,18 +13,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import DeepTokens
 from fedmpt.clip.vision import run_block
-from fedmpt.config import LossConfig, MaPLeConfig
+from fedmpt.config import MaPLeConfig
 from fedmpt.errors import UsageError
-from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.losses import configured_loss
+from fedmpt.methods.base import Parameters
+from fedmpt.methods.image_method import ImageMethod
 from fedmpt.methods.pooling import Head
-from fedmpt.methods.prompts import START_PHRASE, drawn, encode_context, fresh_linear, fresh_tokens
+from fedmpt.methods.prompts import START_PHRASE, encode_context, fresh_linear, fresh_tokens
 
 
-class MaPLe(Method):
+class MaPLe(ImageMethod[MaPLeConfig, Head]):
     """The method for one backbone and one list of classes.
 
     Blocks: ``context`` ``[k, W]``, ``deep`` ``[depth - 1, k, W]`` and one linear map W -> V a depth, ``maps_weight``
@@ -32,41 +31,17 @@ class MaPLe(Method):
     """
 
     name = "maple"
-    examples_per_chunk = 4
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        classes: tuple[str, ...],
-        settings: MaPLeConfig,
-        head: Head,
-        loss: LossConfig,
-    ) -> None:
-        """Fix what no training changes.
-
-        Raises:
-            UsageError: a tower has fewer blocks than the depth.
-        """
-        self._tower = backbone.image_tower
-        shallower = min(backbone.text.layers, len(self._tower.blocks))
-        self._depth = settings.depth or max(1, 3 * shallower // 4)
+    def _set_up(self) -> None:
+        shallower = min(self._backbone.text.layers, len(self._tower.blocks))
+        self._depth = self._settings.depth or max(1, 3 * shallower // 4)
         if self._depth > shallower:
             raise UsageError(
                 f"method.maple.depth={self._depth}: the shallower tower of this backbone has {shallower} blocks"
             )
         deep = ("deep",) if self._depth > 1 else ()
         self.prompt_blocks = ("context", *deep, "maps_weight", "maps_bias")
-        self.classes = classes
-        self.pixel_shape = (backbone.patches, self._tower.patch_values)
-        self._backbone = backbone
-        self._settings = settings
-        self._head = head
-        self._loss = loss
-        self._suffixes = backbone.text.suffixes(classes)
-
-    def initial_parameters(self, seed: int) -> Parameters:
-        """Return the starting parameters of the experiment seed ``seed``."""
-        return drawn(self._backbone, seed, self._initial)
+        self._suffixes = self._backbone.text.suffixes(self.classes)
 
     def _initial(self, random: torch.Generator) -> Parameters:
         """Start the context with the first words of "a photo of a", and the deeper maps as copies of one."""
@@ -106,14 +81,6 @@ class MaPLe(Method):
                 tokens = torch.cat([tokens[:, :kept], own], dim=1)
             tokens, _ = run_block(block, tokens)
         return self._head(features, tower.features(tokens[:, 1:kept]))
-
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the asymmetric loss of each example: ``[B]``."""
-        return configured_loss(scores, labels, self._loss)
-
-    def for_classes(self, classes: tuple[str, ...]) -> MaPLe:
-        """Return the method for other classes."""
-        return MaPLe(self._backbone, classes, self._settings, self._head, self._loss)
 
     def _unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """Return text features ``[C, D]`` and visual tokens ``[depth, k, V]``."""

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import DeepTokens
 from fedmpt.clip.vision import run_block, value_attention
-from fedmpt.config import HeadConfig, LossConfig, RAMConfig
+from fedmpt.config import HeadConfig, RAMConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.attention import fresh_norm, norm
-from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.losses import configured_loss
+from fedmpt.methods.base import Parameters
+from fedmpt.methods.image_method import ImageMethod
 from fedmpt.methods.pooling import head_scale, made_up_images, nearest_class
 from fedmpt.methods.prompts import (
     START_PHRASE,
-    drawn,
     encode_context,
     fresh_tokens,
     frozen_features,
@@ -42,7 +40,7 @@ _TEACHER_REGULARISATION: Final = 0.05  # added to the entropic weight where a te
 _TEACHER_FLOOR: Final = 1e-6
 
 
-class RAM(Method):
+class RAM(ImageMethod[RAMConfig, HeadConfig]):
     """The method for one backbone and one list of classes.
 
     Blocks: ``text_tokens`` ``[n, k, W]`` for the last n text blocks, ``image_tokens`` ``[a, 8, V]`` and an adapter for
@@ -51,32 +49,9 @@ class RAM(Method):
 
     name = "ram"
     prompt_blocks = ("text_tokens",)
-    examples_per_chunk = 4
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        classes: tuple[str, ...],
-        settings: RAMConfig,
-        head: HeadConfig,
-        loss: LossConfig,
-        *,
-        offsets: tuple[float, float] | None = None,
-    ) -> None:
-        """Fix what no training changes.
-
-        Args:
-            backbone: the frozen CLIP.
-            classes: scored classes, at least two.
-            settings: of the method.
-            head: scale, and offset (``public`` or ``image-mean``) of both logits.
-            loss: the loss of either logit.
-            offsets: constants of the (global, local) logits for ``public``; None computes them from ``classes``.
-
-        Raises:
-            UsageError: a tower has too few blocks, or the offset is of another kind.
-        """
-        self._tower = backbone.image_tower
+    def _set_up(self) -> None:
+        settings, backbone, head = self._settings, self._backbone, self._head
         layers = backbone.text.layers
         self._text_blocks = settings.text_blocks or max(1, layers // 2)
         self._adapters = settings.adapter_blocks or max(1, len(self._tower.blocks) // 4)
@@ -89,27 +64,18 @@ class RAM(Method):
             raise UsageError(
                 f"method.head.offset={head.offset} with --method ram: use public or image-mean"
             )
-        if len(classes) < 2:
-            raise UsageError(f"{len(classes)} class: RAM normalises over classes, so at least 2")
-        self.classes = classes
-        self.pixel_shape = (backbone.patches, self._tower.patch_values)
-        self._backbone = backbone
-        self._settings = settings
-        self._head = head
-        self._loss = loss
+        if len(self.classes) < 2:
+            raise UsageError(
+                f"{len(self.classes)} class: RAM normalises over classes, so at least 2"
+            )
         self._scale = head_scale(backbone, head)
         self._softmax_scale = backbone.logit_scale
-        self._suffixes = backbone.text.suffixes(classes)
+        self._suffixes = backbone.text.suffixes(self.classes)
         self._words = backbone.text.words(START_PHRASE)
-        self._frozen = frozen_features(backbone, classes)
+        self._frozen = frozen_features(backbone, self.classes)
         self._first_adapter = len(self._tower.blocks) - self._adapters
-        if offsets is None and head.offset == "public":
-            offsets = self._public_offsets()
-        self._offsets = offsets
-
-    def initial_parameters(self, seed: int) -> Parameters:
-        """Return the starting parameters of the experiment seed ``seed``."""
-        return drawn(self._backbone, seed, self._initial)
+        # Constants of the (global, local) logits; None takes each image's mean.
+        self._offsets = self._public_offsets() if head.offset == "public" else None
 
     def _initial(self, random: torch.Generator) -> Parameters:
         settings, D, V = self._settings, self._backbone.width, self._tower.width
@@ -139,10 +105,6 @@ class RAM(Method):
         logits = self._logits(whole @ text.T, self._matched(local @ text.T, teacher=None))
         return torch.sigmoid(logits).mean(dim=0)
 
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the asymmetric loss of each example: ``[B]``."""
-        return configured_loss(scores, labels, self._loss)
-
     def example_losses(
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
@@ -153,15 +115,10 @@ class RAM(Method):
         return self.loss(by_global, labels) + self.loss(by_local, labels)
 
     def for_classes(self, classes: tuple[str, ...]) -> RAM:
-        """Return the method for other classes; softmax and transport run over exactly those."""
-        return RAM(
-            self._backbone,
-            classes,
-            self._settings,
-            self._head,
-            self._loss,
-            offsets=self._offsets,
-        )
+        """Return the method for other classes; softmax and transport run over exactly those, the offsets stay."""
+        other = super().for_classes(classes)
+        other._offsets = self._offsets
+        return other
 
     def _logits(self, whole: Tensor, local: Tensor) -> Tensor:
         """Return centred and scaled similarities, global and local: ``[2, B, C]``."""
