@@ -150,7 +150,7 @@ class LossConfig(Section, frozen=True, kw_only=True):
     gamma_positive: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     gamma_negative: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
-    weight: PositiveFloat = 0.02  # DualCoOp's
+    weight: PositiveFloat | None = None  # None: by how steep scores are, DualCoOp's 0.02 at 100
 
 
 class HeadConfig(Section, frozen=True, kw_only=True):
@@ -284,7 +284,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
     preset: Literal["paper", "native"] | None = None  # see docs/methods.md
     rounds: Positive | None = None
-    local_epochs: Positive = 1
+    local_epochs: Positive | None = None  # None: by preset, else 1
     batch_size: Positive | None = None
     lr: PositiveFloat | None = None  # maximum of the cosine schedule over rounds
     optimizer: Literal["sgd", "adam", "adamw"] | None = None

@@ -94,7 +94,9 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
 )
 @click.option("--rounds", type=int, help="Rounds of the federation.")
 @click.option(
-    "--local-epochs", type=int, help="Passes over a client's images in a round.  [default: 1]"
+    "--local-epochs",
+    type=int,
+    help="Passes over a client's images in a round.  [default: by preset, else 1]",
 )
 @click.option("--batch-size", type=int, help="Images of a local step (under DP: expected).")
 @click.option("--lr", type=float, help="Largest local learning rate.")

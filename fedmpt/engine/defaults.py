@@ -138,6 +138,7 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
         train=changed(
             train,
             rounds=_given(train.rounds, rule.rounds),
+            local_epochs=_given(train.local_epochs, 1),
             batch_size=_given(train.batch_size, rule.batch_size),
             lr=_given(train.lr, few * (BLOCK_RATE if unit == "block" else rule.lr)),
             lr_unit=unit,

@@ -121,6 +121,7 @@ class Federation:
             or train.batch_size is None
             or train.momentum is None
             or train.weight_decay is None
+            or train.local_epochs is None
         ):
             raise UsageError("training settings must be resolved")
         return LocalSettings(

@@ -1,8 +1,8 @@
 """Named sets of training settings: the paper's one loop for all methods, and each method's own optimiser.
 
 A preset fills what the user left open, before the rules of `fedmpt.engine.defaults` do. ``native`` is the ``paper``
-loop with the optimiser, learning rate and batch of the method's own publication; where a method trains two groups of
-parameters differently, the second is given by multipliers of the learning rate.
+loop with the optimiser, learning rate, batch and local epochs of the method's own publication; where a method trains
+two groups of parameters differently, the second is given by multipliers of the learning rate.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _ROUNDS: Final = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimiser:
-    """A local optimiser; the defaults are the paper's common one."""
+    """A local optimiser and its passes; the defaults are the paper's common one."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.001
     momentum: float = 0.9
     weight_decay: float = 1e-5
     batch_size: int = 32
+    local_epochs: int = 1
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -39,7 +40,7 @@ NATIVE: Final[dict[str, Optimiser]] = {
     "scpnet": Optimiser(optimizer="adam", lr=4e-5),
     "tcp": Optimiser(optimizer="adam", lr=2e-3),
     "fedtpg": Optimiser(lr=0.003, batch_size=200),
-    "fedpgp": Optimiser(lr=0.001),
+    "fedpgp": Optimiser(lr=0.001, local_epochs=2),
     "maple": Optimiser(lr=0.0035, batch_size=4),
     "ram": Optimiser(optimizer="adamw", lr=5e-6),
     "fedmvp": Optimiser(lr=0.003, batch_size=128),
@@ -54,6 +55,7 @@ def preset(train: TrainConfig, *, method: str, data_name: str) -> TrainConfig:
     values: dict[str, Any] = {
         "rounds": _LONG if data_name in _LONG_DATA else _ROUNDS,
         "batch_size": chosen.batch_size,
+        "local_epochs": chosen.local_epochs,
         "lr": chosen.lr,
         "optimizer": chosen.optimizer,
         "momentum": chosen.momentum,

@@ -112,7 +112,7 @@ def dp_plans(
                 batch_size=batch_size,
                 steps_per_round=1
                 if shares
-                else max(1, round(config.train.local_epochs * size / batch_size)),
+                else max(1, round(federation.local.epochs * size / batch_size)),
                 delta=delta,
                 block_weights=weights,
                 space=DPSpace(config.privacy.space),

@@ -282,7 +282,7 @@ def _envelope(federation: Federation, plans: list[DPPlan]) -> Envelope:
         config=config.secagg,
         private=config.privacy.enabled,
         largest_weight=largest_weight,
-        largest_examples=max(sizes) * config.train.local_epochs,
+        largest_examples=max(sizes) * federation.local.epochs,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import torch
 from torch import Tensor
 
 from fedmpt.config import LossConfig
 
 PROBABILITY_FLOOR: Final = 1e-6  # keeps logarithms finite at 0 and 1 (DualCoOp's value)
+_WEIGHT: Final = 0.02  # DualCoOp's, where log-odds are 100 times a difference of cosines
+_WEIGHT_SCALE: Final = 100.0
 
 
 def asymmetric_loss(
@@ -49,9 +52,23 @@ def asymmetric_loss(
     return -gain.sum(-1)
 
 
+def weighted(config: LossConfig, *, scale: float) -> LossConfig:
+    """Return the loss with its weight: as configured, else so that a step of SGD moves log-odds as far as DualCoOp's.
+
+    A gradient is proportional to the scale of log-odds, and so is what it does to them.
+
+    Args:
+        config: the loss.
+        scale: multiplier of cosines in the log-odds of the method's scores.
+    """
+    if config.weight is not None:
+        return config
+    return msgspec.structs.replace(config, weight=_WEIGHT * (_WEIGHT_SCALE / scale) ** 2)
+
+
 def configured_loss(probabilities: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
-    """Return the asymmetric loss of every example as configured, times its weight: ``[B]``."""
-    return config.weight * asymmetric_loss(
+    """Return the asymmetric loss of every example as configured, times its weight (1 without one): ``[B]``."""
+    return (config.weight or 1.0) * asymmetric_loss(
         probabilities,
         labels,
         gamma_positive=config.gamma_positive,

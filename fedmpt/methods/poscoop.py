@@ -5,6 +5,8 @@ Source: PositiveCoOp, WACV 2025.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,9 @@ class PositivePrompts(PromptEncoder):
         values["negative"] = torch.randn(shape, generator=random)
         if settings.negative_start == "text":
             features = frozen_features(self._backbone, self._tuned).cpu()
-            values["negative"] = features + TOKEN_SPREAD * values["negative"]
+            near = features + TOKEN_SPREAD * values["negative"]
+            # As long as a random vector, whose direction the published learning rate turns by as much.
+            values["negative"] = math.sqrt(shape[1]) * near
         if settings.positive_offset:
             values["positive_offset"] = torch.randn(shape, generator=random)
         return values

@@ -16,8 +16,14 @@ from fedmpt.methods.fedmvp import FedMVP
 from fedmpt.methods.fedmvp_reduced import ReducedFedMVP
 from fedmpt.methods.fedpgp import PersonalPrompts
 from fedmpt.methods.fedtpg import GeneratedPrompts
+from fedmpt.methods.losses import weighted
 from fedmpt.methods.maple import MaPLe
-from fedmpt.methods.pooling import SinglePromptHead, paired_probabilities
+from fedmpt.methods.pooling import (
+    PAIR_SCALE,
+    SinglePromptHead,
+    head_scale,
+    paired_probabilities,
+)
 from fedmpt.methods.poscoop import PositivePrompts
 from fedmpt.methods.ram import RAM
 from fedmpt.methods.scpnet import GraphPrompts
@@ -38,17 +44,20 @@ def _fedmpt(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) 
 
 def _maple(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
     head = SinglePromptHead.of(backbone, classes, config.head)
-    return MaPLe(backbone, classes, config.maple, head, config.loss)
+    loss = weighted(config.loss, scale=head.scale)
+    return MaPLe(backbone, classes, config.maple, head, loss)
 
 
 def _ram(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
-    return RAM(backbone, classes, config.ram, config.head, config.loss)
+    loss = weighted(config.loss, scale=head_scale(backbone, config.head))
+    return RAM(backbone, classes, config.ram, config.head, loss)
 
 
 def _fedmvp(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
     head = SinglePromptHead.of(backbone, classes, config.head)
+    loss = weighted(config.loss, scale=head.scale)
     kind = FedMVP if config.fedmvp.variant == "official" else ReducedFedMVP
-    return kind(backbone, classes, config.fedmvp, head, config.loss)
+    return kind(backbone, classes, config.fedmvp, head, loss)
 
 
 def _single(make: MakeEncoder, *, aggregation: Literal["fedavg", "fedawa"] = "fedavg") -> Build:
@@ -56,10 +65,9 @@ def _single(make: MakeEncoder, *, aggregation: Literal["fedavg", "fedawa"] = "fe
 
     def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
         head = SinglePromptHead.of(backbone, classes, config.head)
+        loss = weighted(config.loss, scale=head.scale)
         encoder = make(backbone, classes, config)
-        return TextMethod(
-            config.name, backbone, encoder, head, config.loss, aggregation=aggregation
-        )
+        return TextMethod(config.name, backbone, encoder, head, loss, aggregation=aggregation)
 
     return build
 
@@ -68,8 +76,9 @@ def _paired(make: MakeEncoder) -> Build:
     """Return the builder of a method with a positive and a negative text feature a class."""
 
     def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+        loss = weighted(config.loss, scale=PAIR_SCALE)
         encoder = make(backbone, classes, config)
-        return TextMethod(config.name, backbone, encoder, paired_probabilities, config.loss)
+        return TextMethod(config.name, backbone, encoder, paired_probabilities, loss)
 
     return build
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.config import HeadConfig, MethodConfig, load_config
+from fedmpt.config import HeadConfig, LossConfig, MethodConfig, load_config
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import LocalSettings, make_optimizer
 from fedmpt.methods.attention import attention, fresh_attention
 from fedmpt.methods.base import Method
 from fedmpt.methods.fedmvp import descriptions
+from fedmpt.methods.losses import configured_loss, weighted
 from fedmpt.methods.pooling import paired_probabilities
 from fedmpt.methods.prompts import fresh_tokens, frozen_features
 from fedmpt.methods.registry import build_method
@@ -185,6 +186,18 @@ def test_a_sketch_is_refused_where_it_does_not_serve_and_never_chosen_by_rule(
         choose_space(asked, method, parameters)
     by_rule = load_config(options={"privacy.space": "auto", "train.optimizer": "sgd"})
     assert choose_space(by_rule, method, parameters)[0].privacy.space == "text"
+
+
+@pytest.mark.parametrize("scale", [10.0, 25.0, 100.0])
+def test_a_step_of_sgd_moves_log_odds_as_far_whatever_the_scale_of_the_head(scale: float) -> None:
+    """Near log-odds of 0, where the slope of the loss is the same."""
+    config = weighted(LossConfig(), scale=scale)
+    cosine = torch.zeros(1, 1, requires_grad=True)
+    configured_loss(torch.sigmoid(scale * cosine), torch.ones(1, 1), config).sum().backward()
+    assert cosine.grad is not None
+    moved = scale * -cosine.grad.item()
+    assert moved == pytest.approx(0.02 * 100**2 / 4)  # 0.02 and 100 are DualCoOp's
+    assert weighted(LossConfig(weight=0.5), scale=scale).weight == 0.5
 
 
 def test_fresh_tokens_have_clips_spread() -> None:

@@ -415,6 +415,19 @@ def test_shared_noise_is_refused_where_a_client_uses_its_update_more_than_once(
         run(name, privacy__noise="shares", clients__count=4, data__scenes__train_size=160)
 
 
+@pytest.mark.parametrize("name", ["fedpgp", "fedawa"])
+def test_encrypted_sums_give_the_model_of_plain_sums_bit_for_bit(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    """Also where clients keep blocks of their own, and where a round takes four sums."""
+    models = {}
+    for mode in ("none", "ckks"):
+        run(name, secagg__mode=mode, privacy__enabled=False, train__rounds=1, clients__count=4)
+        models[mode] = (tmp_path / "run" / "model.safetensors").read_bytes()
+        (tmp_path / "run").rename(tmp_path / mode)
+    assert models["ckks"] == models["none"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["coop", "tcp", "maple"])
 def test_methods_work_with_shared_noise(run: Callable[..., dict[str, Any]], name: str) -> None:

@@ -44,6 +44,9 @@ def test_native_settings_are_the_methods_own() -> None:
     assert (
         preset(TrainConfig(preset="native"), method="tcp", data_name="scenes").optimizer == "adam"
     )
+    assert (
+        preset(TrainConfig(preset="native"), method="fedpgp", data_name="voc2007").local_epochs == 2
+    )
     assert set(NATIVE) <= set(METHOD_NAMES)
 
 
