@@ -251,8 +251,14 @@ class FedMVPConfig(Section, frozen=True, kw_only=True):
     """FedMVP: as published, or the smaller network that the paper's Table 5 counts."""
 
     variant: Literal["official", "reduced"] = "official"
-    descriptors: str | None = None  # JSON file: class -> sentences; None: general templates
+    descriptors: str | None = (
+        None  # of classes: JSON file, or "voc2007", which is bundled; None: general sentences
+    )
     image_tokens: Positive = 4  # official
+    switch_below: Fraction | None = (
+        None  # official: share of frozen CLIP's loss from which on an example tunes adapters instead
+    )
+    adapter_rank: Positive = 8  # of those adapters
     heads: Positive | None = None  # None: 4 official, 8 reduced
     text_tokens: Positive = 4  # reduced
     hidden: Positive = 64  # reduced

@@ -27,7 +27,7 @@ from fedmpt.errors import DataError, UsageError
 
 Difficult: TypeAlias = Literal["negative", "positive", "ignore"]
 
-_SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 
 # What an image shows of a class: difficult instances only, or at least one that is not.
 _ONLY_DIFFICULT, _CLEAR = 0, 1
@@ -189,7 +189,7 @@ def read_voc(
         _listing(tree, split_ids, split_annotations, classes=classes, difficult=difficult)
         for (tree, _), split_ids, split_annotations in zip(places, ids, annotations, strict=True)
     )
-    spoken = [prompt_name(_SPOKEN.get(item, item) if spoken_names else item) for item in classes]
+    spoken = [prompt_name(SPOKEN.get(item, item) if spoken_names else item) for item in classes]
     return read_dataset(
         root,
         name=name,

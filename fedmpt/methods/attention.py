@@ -5,6 +5,7 @@ Dimensions: ``Q`` queries, ``K`` context vectors, ``W`` width of queries, ``X`` 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -66,13 +67,28 @@ def fresh_cross_block(random: torch.Generator, width: int, context_width: int) -
     }
 
 
+def fresh_low_rank(random: torch.Generator, name: str, width: int, rank: int) -> Parameters:
+    """Return a residual of low rank that adds nothing: ``NAME_down`` ``[rank, width]`` and ``NAME_up`` (0)."""
+    bound = 1 / math.sqrt(width)
+    down = bound * (2 * torch.rand(rank, width, generator=random) - 1)
+    return {f"{name}_down": down, f"{name}_up": torch.zeros(width, rank)}
+
+
+def low_rank(parameters: Parameters, name: str, x: Tensor) -> Tensor:
+    """Add the residual ``name``, where the parameters have it, to ``[..., width]``."""
+    if f"{name}_down" not in parameters:
+        return x
+    return x + x @ parameters[f"{name}_down"].T @ parameters[f"{name}_up"].T
+
+
 def cross_block(
     parameters: Parameters, query: Tensor, context: Tensor, *, heads: int, norm_values: bool
 ) -> Tensor:
     """Let queries read a context: attention without a residual, then a gated feed-forward with one.
 
     Args:
-        parameters: from `fresh_cross_block`.
+        parameters: from `fresh_cross_block`, and residuals ``query_adapter``, ``key_adapter`` and ``value_adapter`` of
+            what attention takes in, where they are there.
         query: ``[..., Q, W]``.
         context: ``[..., K, X]``.
         heads: attention heads.
@@ -84,6 +100,13 @@ def cross_block(
     key = norm(parameters, "context_norm", context)
     value = key if norm_values else context
     x = norm(parameters, "query_norm", query)
-    x = attention(parameters, "attention", x, key, value, heads=heads)
+    x = attention(
+        parameters,
+        "attention",
+        low_rank(parameters, "query_adapter", x),
+        low_rank(parameters, "key_adapter", key),
+        low_rank(parameters, "value_adapter", value),
+        heads=heads,
+    )
     inner, gate = linear(parameters, "feed_in", norm(parameters, "feed_norm", x)).chunk(2, dim=-1)
     return x + linear(parameters, "feed_out", inner * functional.gelu(gate))

@@ -18,13 +18,16 @@ from torch import Tensor
 
 from fedmpt.config import FedMVPConfig
 from fedmpt.errors import UsageError
-from fedmpt.methods.attention import cross_block, fresh_cross_block
+from fedmpt.methods.attention import cross_block, fresh_cross_block, fresh_low_rank
 from fedmpt.methods.base import Parameters
 from fedmpt.methods.image_method import ImageMethod
 from fedmpt.methods.pooling import Head
 from fedmpt.methods.prompts import fresh_linear, linear
 
 _HEADS: Final = 4
+_ADAPTERS: Final = ("query_adapter", "key_adapter", "value_adapter")
+_OF_PLACE: Final = ("often on ", "often at ", "often in ", "used ")  # of what a thing is, not has
+_BUNDLED: Final = Path(__file__).with_name("descriptors")  # NAME.json
 _CONSISTENCY: Final = 10 / 32  # ten times the mean over a batch of 32, as a weight of each example
 _GENERAL: Final = (  # where no descriptions are given
     "a photo of a {}.",
@@ -37,7 +40,10 @@ _GENERAL: Final = (  # where no descriptions are given
 class FedMVP(ImageMethod[FedMVPConfig, Head]):
     """The published design, for one backbone and one list of classes.
 
-    Blocks: the map ``context`` D -> V and those of a cross-attention block of width V.
+    Blocks: the map ``context`` D -> V and those of a cross-attention block of width V; with ``switch_below``, also
+    residuals of low rank of what attention takes in. An example that the block serves well already (its loss is below a
+    share of frozen CLIP's) then tunes the residuals and leaves the block as it is. The original decides so for a client
+    at a time, by its mean loss; for each example alone, it tells nothing of other examples.
     """
 
     name = "fedmvp"
@@ -60,11 +66,14 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         self._class_means = torch.stack([group.mean(dim=0) for group in groups])  # [C, D]
 
     def _initial(self, random: torch.Generator) -> Parameters:
-        V = self._tower.width
-        return {
+        V, settings = self._tower.width, self._settings
+        values = {
             **fresh_linear(random, "context", self._backbone.width, V),
             **fresh_cross_block(random, V, V),
         }
+        for name in _ADAPTERS if settings.switch_below is not None else ():
+            values |= fresh_low_rank(random, name, V, settings.adapter_rank)
+        return values
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return the descriptions in the image tower's width: ``[A, V]``."""
@@ -78,14 +87,33 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
         """Return loss plus distance of the class token from frozen CLIP's on the mirror image: ``[B]``."""
-        features = self._prompted(parameters, text, patches)
+        target = self._frozen_features(self._tower.mirror(patches))[:, 0]
+        if self._settings.switch_below is None:
+            loss, distance = self._losses(parameters, text, patches, labels, target)
+            return loss + distance
+        adapters = {name for name in parameters if name.startswith(_ADAPTERS)}
+        block = {n: v.detach() if n in adapters else v for n, v in parameters.items()}
+        residuals = {n: v if n in adapters else v.detach() for n, v in parameters.items()}
+        by_block, distance = self._losses(block, text, patches, labels, target)
+        served = self._head(self._class_means, self._frozen_features(patches)[:, 1:])
+        well = by_block.detach() < self._settings.switch_below * self.loss(served, labels)
+        by_residuals, far = self._losses(residuals, text.detach(), patches, labels, target)
+        return torch.where(well, by_residuals + far, by_block + distance)
+
+    def _losses(
+        self, parameters: Parameters, text: Tensor, pixels: Tensor, labels: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return loss and weighted distance of the class token from ``target`` ``[B, D]``: each ``[B]``."""
+        features = self._prompted(parameters, text, pixels)
         scores = self._head(self._class_means, features[:, 1:])
+        distance = 1 - (features[:, 0] * target).sum(dim=-1)
+        return self.loss(scores, labels), self._consistency * distance
+
+    @torch.no_grad()
+    def _frozen_features(self, pixels: Tensor) -> Tensor:
+        """Return frozen CLIP's features of class token and patches: ``[B, 1 + M, D]``."""
         tower = self._tower
-        with torch.no_grad():
-            mirrored = tower.run(tower.enter(tower.embed(tower.mirror(patches))))
-            frozen = tower.features(mirrored[:, :1])
-        distance = 1 - (features[:, 0] * frozen[:, 0]).sum(dim=-1)
-        return self.loss(scores, labels) + self._consistency * distance
+        return tower.features(tower.run(tower.enter(tower.embed(pixels))))
 
     def _prompted(self, parameters: Parameters, text: Tensor, pixels: Tensor) -> Tensor:
         """Return features of class token and patches with the visual prompt in place: ``[B, 1 + M, D]``."""
@@ -97,26 +125,36 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         return tower.features(tower.run(prompted)[:, : tokens.shape[1]])
 
 
-def descriptions(classes: tuple[str, ...], file: str | None) -> list[list[str]]:
+def descriptions(classes: tuple[str, ...], source: str | None) -> list[list[str]]:
     """Return the sentences that describe every class.
 
     Args:
         classes: class names.
-        file: JSON object from class to a list of sentences; None for a few general templates.
+        source: JSON file with an object from class to a list of descriptors ("whiskers", "often on a meadow"), or the
+            name of a bundled one; None for a few general sentences.
 
     Raises:
-        UsageError: the file cannot be read, or lacks sentences for a class.
+        UsageError: the file cannot be read, or lacks descriptors of a class.
     """
-    if file is None:
+    if source is None:
         return [[template.format(name) for template in _GENERAL] for name in classes]
+    bundled = _BUNDLED / f"{source}.json"
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
-        sentences = [[str(one) for one in given[name]] for name in classes]
+        file = bundled if bundled.exists() else Path(source)
+        given = json.loads(file.read_text(encoding="utf-8"))
+        sentences = [[described(name, str(one)) for one in given[name]] for name in classes]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"method.fedmvp.descriptors={file}: {type(error).__name__} ({error}); "
-            "give a JSON object from every class to a list of sentences"
+            f"method.fedmvp.descriptors={source}: {type(error).__name__} ({error}); give a JSON file with an object "
+            f"from every class to a list of descriptors, or one of {sorted(f.stem for f in _BUNDLED.iterdir())}"
         ) from error
     if not all(sentences):
-        raise UsageError(f"method.fedmvp.descriptors={file}: a class has no sentence")
+        raise UsageError(f"method.fedmvp.descriptors={source}: a class has no descriptor")
     return sentences
+
+
+def described(name: str, descriptor: str) -> str:
+    """Return the sentence that says a descriptor of a class: "a photo of an aeroplane, which has two long wings."."""
+    article = "an" if name[:1].lower() in tuple("aeiou") else "a"
+    link = "which is" if descriptor.startswith(_OF_PLACE) else "which has"
+    return f"a photo of {article} {name.replace('_', ' ')}, {link} {descriptor}."

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.config import HeadConfig, LossConfig, MethodConfig, load_config
+from fedmpt.config import FedMVPConfig, HeadConfig, LossConfig, MethodConfig, load_config
+from fedmpt.data.class_names import VOC_CLASSES
+from fedmpt.data.voc import SPOKEN
 from fedmpt.engine.spaces import choose_space
 from fedmpt.errors import UsageError
 from fedmpt.learner import LocalSettings, make_optimizer
-from fedmpt.methods.attention import attention, fresh_attention
+from fedmpt.methods.attention import attention, fresh_attention, fresh_low_rank
 from fedmpt.methods.base import Method
 from fedmpt.methods.fedmvp import descriptions
 from fedmpt.methods.losses import configured_loss, weighted
@@ -146,13 +148,79 @@ def test_maples_image_tokens_come_from_its_text_tokens(backbone: Backbone) -> No
         assert torch.allclose(visual[depth], tokens @ weight.T + bias, atol=1e-5)
 
 
-def test_descriptions_are_read_per_class_and_missing_ones_are_refused(tmp_path: Any) -> None:
+def test_descriptors_are_read_per_class_said_in_sentences_and_missing_ones_are_refused(
+    tmp_path: Any,
+) -> None:
     file = tmp_path / "words.json"
-    file.write_text('{"cat": ["a cat with fur"], "dog": ["a dog", "a wet dog"]}')
-    assert descriptions(("dog", "cat"), str(file)) == [["a dog", "a wet dog"], ["a cat with fur"]]
+    file.write_text('{"owl": ["big eyes"], "dog": ["a tail", "often on a lead"]}')
+    assert descriptions(("dog", "owl"), str(file)) == [
+        ["a photo of a dog, which has a tail.", "a photo of a dog, which is often on a lead."],
+        ["a photo of an owl, which has big eyes."],
+    ]
+    for broken in ("{", '{"owl": []}', '{"owl": 3}', '["owl"]'):
+        file.write_text(broken)
+        with pytest.raises(UsageError, match="descriptor"):
+            descriptions(("owl",), str(file))
+    file.write_text('{"owl": ["big eyes"]}')
     with pytest.raises(UsageError, match="bus"):
-        descriptions(("cat", "bus"), str(file))
+        descriptions(("owl", "bus"), str(file))
+    with pytest.raises(UsageError, match=r"one of .*voc2007"):
+        descriptions(("owl",), str(tmp_path / "none.json"))
     assert all(len(many) > 1 for many in descriptions(("cat", "bus"), None))
+
+
+def test_descriptors_of_vocs_classes_are_bundled_in_both_spellings() -> None:
+    spoken = tuple(SPOKEN.get(name, name) for name in VOC_CLASSES)
+    written = descriptions(VOC_CLASSES, "voc2007")
+    assert all(len(many) >= 5 for many in written)
+    said = [
+        [one.replace(name, "it") for one in many]
+        for name, many in zip(spoken, descriptions(spoken, "voc2007"), strict=True)
+    ]
+    assert said == [
+        [one.replace(name, "it") for one in many]
+        for name, many in zip(VOC_CLASSES, written, strict=True)
+    ]
+
+
+def test_an_example_that_is_served_well_tunes_fedmvps_adapters_and_leaves_the_block(
+    backbone: Backbone,
+) -> None:
+    def made(**settings: Any) -> Method:
+        return _method(backbone, "fedmvp", fedmvp=FedMVPConfig(consistency_weight=0.0, **settings))
+
+    random = torch.Generator().manual_seed(3)
+    first = made(switch_below=1.0)
+    assert first.pixel_shape is not None
+    parameters = {
+        name: value + 0.1 * torch.randn(value.shape, generator=random)
+        for name, value in first.initial_parameters(0).items()
+    }
+    pixels = torch.randn(6, *first.pixel_shape, generator=random)
+    labels = torch.randint(0, 2, (6, len(CLASSES)), generator=random)
+    plain = made().example_losses(parameters, first.encode_text(parameters), pixels, labels)
+    frozen = first._frozen_features(pixels)[:, 1:]  # type: ignore[attr-defined]
+    served = first.loss(first._head(first._class_means, frozen), labels)  # type: ignore[attr-defined]
+    best, second = (plain / served).sort().values[:2].tolist()
+    assert best < second < 1
+    method = made(switch_below=(best + second) / 2)
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    losses = method.example_losses(leaves, method.encode_text(leaves), pixels, labels)
+    assert torch.allclose(losses, plain, atol=1e-5)
+    switched = int((plain / served).argmin())
+    for example in (switched, (switched + 1) % 6):
+        gradients = torch.autograd.grad(losses[example], list(leaves.values()), retain_graph=True)
+        tuned = {n for n, g in zip(leaves, gradients, strict=True) if g.abs().max() > 0}
+        adapters = {name for name in leaves if "adapter" in name}
+        assert len(adapters) == 6
+        assert tuned == adapters if example == switched else not tuned & adapters
+        assert tuned
+
+
+def test_fedmvps_adapters_have_the_published_size() -> None:
+    random = torch.Generator()
+    sizes = [fresh_low_rank(random, name, 768, 8) for name in ("query", "key", "value")]
+    assert sum(value.numel() for one in sizes for value in one.values()) == 36_864
 
 
 def test_a_block_may_learn_at_its_own_rate() -> None:
