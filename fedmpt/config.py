@@ -192,6 +192,9 @@ class SCPNetConfig(Section, frozen=True, kw_only=True):
     tokens: Positive = 4
     neighbours: Positive | None = None  # kept a class; None: VOC 20, COCO 62, NUS 50, else 0.75 C
     neighbour_share: Fraction = 0.2  # of a row of the propagation matrix; the rest is the class's
+    self_supervision: bool = False  # between views of an image; runs the image tower in every step
+    supervision_weight: PositiveFloat = 0.125  # of self-supervision beside the loss
+    relation_weight: PositiveFloat | None = None  # in it, of relations; None: VOC 2, else 1
 
 
 class TCPConfig(Section, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from fedmpt.methods.pooling import (
 from fedmpt.methods.poscoop import PositivePrompts
 from fedmpt.methods.ram import RAM
 from fedmpt.methods.scpnet import GraphPrompts
+from fedmpt.methods.scpnet_views import SCPNetViews
 from fedmpt.methods.tcp import KnowledgePrompts
 from fedmpt.methods.text_method import PromptEncoder, TextMethod
 from fedmpt.methods.zero_shot import FrozenPrompts
@@ -58,6 +59,20 @@ def _fedmvp(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) 
     loss = weighted(config.loss, scale=head.scale)
     kind = FedMVP if config.fedmvp.variant == "official" else ReducedFedMVP
     return kind(backbone, classes, config.fedmvp, head, loss)
+
+
+def _graph_prompts(
+    backbone: Backbone, classes: tuple[str, ...], config: MethodConfig
+) -> PromptEncoder:
+    return GraphPrompts(backbone, classes, config.scpnet)
+
+
+def _scpnet(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
+    if not config.scpnet.self_supervision:
+        return _single(_graph_prompts)(backbone, classes, config)
+    head = SinglePromptHead.of(backbone, classes, config.head)
+    loss = weighted(config.loss, scale=head.scale)
+    return SCPNetViews(backbone, classes, config.scpnet, head, loss)
 
 
 def _single(make: MakeEncoder, *, aggregation: Literal["fedavg", "fedawa"] = "fedavg") -> Build:
@@ -93,7 +108,7 @@ METHODS: Final[dict[str, Build]] = {
     "fedmpt": _fedmpt,
     "dualcoop": _paired(lambda b, classes, config: DualPrompts(b, classes, config.dualcoop)),
     "poscoop": _paired(lambda b, classes, config: PositivePrompts(b, classes, config.poscoop)),
-    "scpnet": _single(lambda b, classes, config: GraphPrompts(b, classes, config.scpnet)),
+    "scpnet": _scpnet,
     "tcp": _single(lambda b, classes, config: KnowledgePrompts(b, classes, config.tcp)),
     "fedtpg": _single(lambda b, classes, config: GeneratedPrompts(b, classes, config.fedtpg)),
     "fedpgp": _single(lambda b, classes, config: PersonalPrompts(b, classes, config.fedpgp)),

@@ -1,7 +1,7 @@
 """SCPNet: text features spread over a graph of similar labels by a small graph network.
 
 The graph comes from CLIP's text features of the class names alone, so every client has the same and nothing of
-anybody's labels is in it. Without live images there is no self-supervision between views.
+anybody's labels is in it. Self-supervision between views of an image needs live images: `fedmpt.methods.scpnet_views`.
 
 Source: SCPNet, CVPR 2023, section 3.
 """
@@ -25,6 +25,8 @@ from fedmpt.methods.text_method import PromptEncoder
 _SLOPE: Final = 0.2  # of the leaky rectifier
 _NEIGHBOURS: Final = {20: 20, 80: 62, 81: 50}  # by number of classes: VOC, COCO, NUS
 _NEIGHBOUR_SHARE: Final = 0.75  # of the classes, for other numbers
+_RELATION_TEMPERATURE: Final = {20: 0.3}  # by number of classes: VOC
+_OTHER_TEMPERATURE: Final = 0.2
 
 
 class GraphPrompts(PromptEncoder):
@@ -46,6 +48,8 @@ class GraphPrompts(PromptEncoder):
             or _NEIGHBOURS.get(len(classes), round(_NEIGHBOUR_SHARE * len(classes))),
             share=settings.neighbour_share,
         )
+        temperature = _RELATION_TEMPERATURE.get(len(classes), _OTHER_TEMPERATURE)
+        self.relations = relation_matrix(self._graph, temperature=temperature)  # [C, C]
 
     def initial(self, random: torch.Generator) -> Parameters:
         """Return "a photo of a" (or its end) and layers drawn uniformly within 1 / sqrt(fan-out)."""
@@ -69,6 +73,16 @@ class GraphPrompts(PromptEncoder):
     def for_classes(self, classes: tuple[str, ...]) -> GraphPrompts:
         """Return the encoder over the graph of other classes."""
         return GraphPrompts(self._backbone, classes, self._settings)
+
+
+def relation_matrix(graph: Tensor, *, temperature: float) -> Tensor:
+    """Return how much of each class's probability a class takes over: the softmax of a row's kept entries, ``[C, C]``.
+
+    Args:
+        graph: from `propagation_matrix`; entries that were not kept are 0.
+        temperature: of the softmax.
+    """
+    return torch.where(graph > 0, graph / temperature, -math.inf).softmax(dim=1)
 
 
 def propagation_matrix(features: Tensor, *, neighbours: int, share: float) -> Tensor:

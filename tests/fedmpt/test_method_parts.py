@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -10,7 +11,14 @@ import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
-from fedmpt.config import FedMVPConfig, HeadConfig, LossConfig, MethodConfig, load_config
+from fedmpt.config import (
+    FedMVPConfig,
+    HeadConfig,
+    LossConfig,
+    MethodConfig,
+    SCPNetConfig,
+    load_config,
+)
 from fedmpt.data.class_names import VOC_CLASSES
 from fedmpt.data.voc import SPOKEN
 from fedmpt.engine.spaces import choose_space
@@ -23,7 +31,8 @@ from fedmpt.methods.losses import configured_loss, weighted
 from fedmpt.methods.pooling import paired_probabilities
 from fedmpt.methods.prompts import fresh_tokens, frozen_features
 from fedmpt.methods.registry import build_method
-from fedmpt.methods.scpnet import propagation_matrix
+from fedmpt.methods.scpnet import propagation_matrix, relation_matrix
+from fedmpt.methods.scpnet_views import SCPNetViews
 
 CLASSES = ("cat", "dog", "dining table", "bus")
 
@@ -254,6 +263,58 @@ def test_a_sketch_is_refused_where_it_does_not_serve_and_never_chosen_by_rule(
         choose_space(asked, method, parameters)
     by_rule = load_config(options={"privacy.space": "auto", "train.optimizer": "sgd"})
     assert choose_space(by_rule, method, parameters)[0].privacy.space == "text"
+
+
+def test_the_strong_view_is_the_grey_mirror_image_without_its_middle(backbone: Backbone) -> None:
+    method = _method(backbone, "scpnet", scpnet=SCPNetConfig(self_supervision=True))
+    assert isinstance(method, SCPNetViews)
+    rows, columns = backbone.image_tower.grid
+    assert rows == columns == 4
+    side = math.isqrt(backbone.image_tower.patch_values // 3)
+    images = torch.rand(
+        2, 3, rows * side, columns * side, generator=torch.Generator().manual_seed(2)
+    )
+    view = method.strong_view(backbone.image_tower.patchify(images))
+    expected = images.flip(3).mean(dim=1, keepdim=True).expand_as(images).clone()
+    expected[:, :, side : 3 * side, side : 3 * side] = 0
+    assert torch.allclose(view, backbone.image_tower.patchify(expected), atol=1e-6)
+
+
+def test_views_that_agree_with_what_is_sure_cost_less(backbone: Backbone) -> None:
+    """By hand: two classes kept a row, one of them sure in the image as it is."""
+    method = _method(
+        backbone, "scpnet", scpnet=SCPNetConfig(self_supervision=True, supervision_weight=3.0)
+    )
+    assert isinstance(method, SCPNetViews)
+    weak = torch.tensor([[0.97, 0.4, 0.2, 0.1]])
+    labels = torch.tensor([[1, 0, 0, 0]])
+    weight = method._loss.weight
+    assert weight is not None
+
+    def loss(strong: torch.Tensor) -> float:
+        scores = iter([weak, strong])
+        method.score = lambda *_: next(scores)  # type: ignore[method-assign]
+        pixels = torch.zeros(1, *(method.pixel_shape or ()))
+        return float(method.example_losses({}, weak, pixels, labels))
+
+    strong = torch.tensor([[0.6, 0.3, 0.3, 0.3]])
+    related = weak @ method._prompts.relations.T
+    apart = -(related * strong.log() + (1 - related) * (1 - strong).log()).sum()
+    by_hand = method.loss(weak, labels) + 3 * weight * (apart - math.log(0.6))
+    assert loss(strong) == pytest.approx(float(by_hand), rel=1e-5)
+    assert loss(related) < loss(strong)
+
+
+def test_relations_are_a_softmax_over_the_kept_entries_of_a_row() -> None:
+    features = _units(6, 8)
+    relations = relation_matrix(
+        propagation_matrix(features, neighbours=3, share=0.2), temperature=0.3
+    )
+    assert torch.allclose(relations.sum(dim=1), torch.ones(6))
+    kept = (features @ features.T).topk(3, dim=1).indices
+    assert ((relations > 0).sum(dim=1) <= 3).all()
+    assert (relations.argmax(dim=1) == torch.arange(6)).all()
+    assert (relations.gather(1, kept).sum(dim=1) > 0.999).all()
 
 
 @pytest.mark.parametrize("scale", [10.0, 25.0, 100.0])

@@ -22,6 +22,7 @@ from fedmpt.config import (
     HeadConfig,
     MaPLeConfig,
     MethodConfig,
+    SCPNetConfig,
     load_config,
 )
 from fedmpt.data.features import FeatureBank
@@ -47,8 +48,9 @@ UNSEEN = ("dog", "horse", "cat")
 VOC = tuple(f"class {number}" for number in range(20))
 CPU = torch.device("cpu")
 REDUCED = "fedmvp reduced"
-KINDS = (*METHOD_NAMES, REDUCED)
-ON_PIXELS = ("maple", "ram", "fedmvp", REDUCED)
+VIEWS = "scpnet views"
+KINDS = (*METHOD_NAMES, REDUCED, VIEWS)
+ON_PIXELS = ("maple", "ram", "fedmvp", REDUCED, VIEWS)
 ON_FEATURES = tuple(name for name in KINDS if name not in ON_PIXELS)
 TUNED = tuple(name for name in KINDS if name != "zero-shot")
 
@@ -56,6 +58,7 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
     "dualcoop": 2 * 16 * 512,
     "poscoop": 16 * 512 + 20 * 512,
     "scpnet": 2_099_200,
+    VIEWS: 2_099_200,
     "tcp": 331_904,
     "fedtpg": 4_206_080,
     "fedpgp": 10_304,
@@ -80,6 +83,7 @@ def _config(name: str) -> MethodConfig:
         head=HeadConfig(offset="image-mean"),
         maple=MaPLeConfig(depth=2),
         fedmvp=FedMVPConfig(variant="reduced" if variant else "official"),
+        scpnet=SCPNetConfig(self_supervision=bool(variant)),
     )
 
 
@@ -376,6 +380,7 @@ def run(
                 "backbone.name": f"local-dir:{deep_checkpoint}",
                 "method.name": name.partition(" ")[0],
                 "method.fedmvp.variant": "reduced" if name == REDUCED else "official",
+                "method.scpnet.self_supervision": name == VIEWS,
                 # Towers with random weights saturate scores at the usual starts.
                 "method.poscoop.negative_start": "text",
                 "method.head.offset": "image-mean",
