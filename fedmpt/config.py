@@ -181,7 +181,7 @@ class PosCoOpConfig(Section, frozen=True, kw_only=True):
     tokens: Positive = 16
     start: PromptStart = "normal"
     negative_start: Literal["normal", "text"] = (
-        "text"  # CLIP's text features, or the published N(0, 1); docs/methods.md
+        "text"  # the mean of CLIP's text features, or the published N(0, 1); docs/methods.md
     )
     positive_offset: bool = False  # the released code's learnt offset of the positive features
 

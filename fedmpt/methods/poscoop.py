@@ -45,8 +45,9 @@ class PositivePrompts(PromptEncoder):
         values = {"context": context}
         values["negative"] = torch.randn(shape, generator=random)
         if settings.negative_start == "text":
-            features = frozen_features(self._backbone, self._tuned).cpu()
-            near = features + TOKEN_SPREAD * values["negative"]
+            # What all classes have in common: a class is present where its prompt fits better than that.
+            common = frozen_features(self._backbone, self._tuned).cpu().mean(dim=0)
+            near = common + TOKEN_SPREAD * values["negative"]
             # As long as a random vector, whose direction the published learning rate turns by as much.
             values["negative"] = math.sqrt(shape[1]) * near
         if settings.positive_offset:

@@ -10,7 +10,8 @@ import experiments
 from fedmpt.cli.train import OPTIONS
 from fedmpt.config import METHOD_NAMES
 from fedmpt.engine.defaults import resolve
-from fedmpt.sweep.grid import cells_of, read_grid
+from fedmpt.sweep.cells import cells_of
+from fedmpt.sweep.grid import read_grid
 
 FILES = sorted((Path(experiments.__file__).parent / "grids").glob("*.toml"))
 COMPARED = set(METHOD_NAMES) - {"coop", "promptfl", "zero-shot"}
