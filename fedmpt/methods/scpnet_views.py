@@ -78,7 +78,7 @@ class SCPNetViews(ImageMethod[SCPNetConfig, Head]):
         """Return the patches ``[B, M, Q]`` of the mirror image without colours, its middle cut out."""
         rows, columns = self._tower.grid
         mirrored = self._tower.mirror(pixels)
-        colours = mirrored.unflatten(-1, (3, -1))  # [B, M, 3, pixels of a patch]
+        colours = mirrored.reshape(*mirrored.shape[:-1], 3, -1)  # [B, M, 3, pixels of a patch]
         grey = colours.mean(dim=-2, keepdim=True).expand_as(colours).flatten(-2)
         inside = _middle(rows).unsqueeze(1) & _middle(columns)
         return torch.where(inside.flatten().unsqueeze(-1).to(grey.device), 0.0, grey)
