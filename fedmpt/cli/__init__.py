@@ -24,6 +24,7 @@ _COMMANDS: Final = {  # name -> module whose attribute `command` it is
     "audit": "fedmpt.cli.audit",
     "report": "fedmpt.cli.report",
     "data": "fedmpt.cli.data",
+    "conditions": "fedmpt.cli.conditions",
     "config": "fedmpt.cli.config",
 }
 _HELP: Final = {
@@ -36,6 +37,7 @@ _HELP: Final = {
     "audit": "Verify a finished run: ledgers, epsilons, everything that left a client.",
     "report": "Write a finished run as one HTML file that opens offline.",
     "data": "Look at a data set, and at the clients it would be spread over.",
+    "conditions": "Find the conditions of FedMPT's prompts with a language model, or show the paper's.",
     "config": "Print every configuration key with its default, as TOML.",
 }
 BUDGET_SPENT: Final = 3

@@ -77,8 +77,9 @@ def command(
     if threshold is not None and top_k is not None:
         raise click.UsageError("--threshold and --top-k exclude each other")
 
+    from fedmpt.data.class_list import read_classes
     from fedmpt.inference.files import find_images
-    from fedmpt.inference.predict import predict_files, read_classes
+    from fedmpt.inference.predict import predict_files
 
     if model.is_file():
         raise click.UsageError(

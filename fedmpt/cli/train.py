@@ -92,6 +92,13 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
     type=click.Choice(["paper", "native"]),
     help="Training settings: the paper's one loop, or each method's own optimiser.",
 )
+@click.option(
+    "--conditions",
+    "conditions_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="FedMPT's conditions: a result of `fedmpt conditions`, or a JSON list.  [default: the paper's]",
+)
 @click.option("--rounds", type=int, help="Rounds of the federation.")
 @click.option(
     "--local-epochs",
@@ -192,6 +199,7 @@ def command(
     as_json: bool,
     config_file: Path | None,
     settings: tuple[str, ...],
+    conditions_file: Path | None,
     baseline: str | None,
     **given: Any,
 ) -> None:
@@ -209,6 +217,10 @@ def command(
         if ledger is not None:
             raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
+    if conditions_file is not None:
+        from fedmpt.conditions.files import read_conditions
+
+        options["method.fedmpt.conditions"] = read_conditions(conditions_file)
     if baseline is not None:
         named = [key for key, value in options.items() if value is not None]
         options |= baseline_settings(baseline, given=[*named, *settings])

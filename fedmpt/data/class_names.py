@@ -1,4 +1,4 @@
-"""Class lists of public data sets, as their files spell them; readers make them readable in prompts."""
+"""Class lists of public data sets, as their files spell them unless said; readers make them readable in prompts."""
 
 from __future__ import annotations
 
@@ -39,5 +39,42 @@ NUS_CONCEPTS: Final = (
     "sky", "snow", "soccer", "sports", "statue", "street", "sun", "sunset", "surf", "swimmers",
     "tattoo", "temple", "tiger", "tower", "town", "toy", "train", "tree", "valley", "vehicle",
     "water", "waterfall", "wedding", "whales", "window", "zebra",
+)
+
+# COCO's 80 classes, by id.
+COCO_CLASSES: Final = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote",
+    "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book",
+    "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+
+# MultiScene-Clean, as its reader reads them out.
+MULTISCENE_CLASSES: Final = (
+    "apron", "baseball field", "basketball field", "beach", "bridge", "cemetery", "commercial",
+    "farmland", "woodland", "golf course", "greenhouse", "helipad", "lake or pond", "oil field",
+    "orchard", "parking lot", "park", "pier", "port", "quarry", "railway", "residential",
+    "river", "roundabout", "runway", "soccer field", "solar panel", "sparse shrub", "stadium",
+    "storage tank", "tennis court", "train station", "wastewater plant", "wind turbine",
+    "works", "sea",
+)
+
+# MLRSNet, as its reader reads them out.
+MLRSNET_CLASSES: Final = (
+    "airplane", "airport", "bare soil", "baseball diamond", "basketball court", "beach",
+    "bridge", "buildings", "cars", "chaparral", "cloud", "containers", "crosswalk",
+    "dense residential area", "desert", "dock", "factory", "field", "football field", "forest",
+    "freeway", "golf course", "grass", "greenhouse", "gully", "harbor", "intersection",
+    "island", "lake", "mobile home", "mountain", "overpass", "park", "parking lot", "parkway",
+    "pavement", "railway", "railway station", "river", "road", "roundabout", "runway", "sand",
+    "sea", "ships", "snow", "snowberg", "sparse residential area", "stadium", "swimming pool",
+    "tanks", "tennis court", "terrace", "track", "trail", "transmission tower", "trees",
+    "water", "wetland", "wind turbine",
 )
 # fmt: on

@@ -12,14 +12,10 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from fedmpt.conditions.published import CONDITIONS, DEFAULT_CONDITIONS
 from fedmpt.config import Config, PrivacyConfig
 from fedmpt.engine.presets import preset
-from fedmpt.methods.fedmpt import (
-    CONDITIONS,
-    DEFAULT_CONDITIONS,
-    TEMPERATURE,
-    TRANSPORT_WEIGHT,
-)
+from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmpt.data.folder import open_rgb
-from fedmpt.errors import DataError, UsageError
+from fedmpt.errors import DataError
 from fedmpt.inference.model import TunedModel
 
 
@@ -118,30 +118,3 @@ def _predict(
         gate = model.gate_weights(inputs).cpu().numpy()
     regions = model.evidence(inputs).cpu() if evidence else [None] * len(pixels)
     return list(zip(scores, gate, regions, strict=True))
-
-
-def read_classes(given: str) -> tuple[str, ...]:
-    """Return the classes of ``--classes``: names between commas, or a file with a name a line.
-
-    Raises:
-        UsageError: no name, or one twice, or the file cannot be read.
-    """
-    file = Path(given)
-    if file.is_file():
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--classes {given}: cannot be read as text ({error})") from error
-        names = [line for line in lines if not line.lstrip().startswith("#")]
-    elif file.suffix in (".txt", ".csv"):
-        raise UsageError(f"--classes {given}: no such file")
-    else:
-        names = given.split(",")
-    classes = tuple(" ".join(name.replace("_", " ").split()) for name in names if name.strip())
-    if not classes:
-        raise UsageError(
-            f"--classes {given!r}: names no class; write them between commas, or one a line in a file"
-        )
-    if len(set(classes)) < len(classes):
-        raise UsageError(f"--classes {given}: a class is named twice")
-    return classes

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
+from fedmpt.conditions.published import DEFAULT_CONDITIONS
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.adapter_basis import AdapterBasis, adapter_basis
@@ -31,16 +32,6 @@ from fedmpt.methods.prompts import fresh_tokens, frozen_features, start_tokens
 from fedmpt.methods.transport import transport_plan
 from fedmpt.seeds import seed_of
 
-# Table 11 of the paper; `scenes` has VOC's classes and takes VOC's list.
-CONDITIONS: Final[dict[str, tuple[str, ...]]] = {
-    "scenes": ("background", "position", "shape", "action"),
-    "voc2007": ("background", "position", "shape", "action"),
-    "coco2014": ("background", "position", "shape", "action"),
-    "nuswide": ("color", "texture", "shape", "action"),
-    "multiscene": ("color", "geometry", "shape", "contrast"),
-    "mlrsnet": ("size", "color", "shape", "texture"),
-}
-DEFAULT_CONDITIONS: Final = CONDITIONS["voc2007"]
 TEMPERATURE: Final = 4.0  # tau and lambda of the paper
 TRANSPORT_WEIGHT: Final = 0.2
 SMALLEST_SQUARE: Final = 1e-6  # an adapted patch is never taken to be shorter than 0.001

@@ -19,12 +19,13 @@ import torch
 from click.testing import Result
 from PIL import Image
 
+from fedmpt.data.class_list import read_classes
 from fedmpt.data.folder import open_rgb
 from fedmpt.errors import UsageError, WeightsError
 from fedmpt.inference.files import find_images
 from fedmpt.inference.maps import class_maps, seen_part
 from fedmpt.inference.model import TunedModel, load_tuned
-from fedmpt.inference.predict import Failure, Prediction, Rule, predict_files, read_classes
+from fedmpt.inference.predict import Failure, Prediction, Rule, predict_files
 
 Invoke = Callable[..., Result]
 
