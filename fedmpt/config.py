@@ -57,6 +57,9 @@ class ScenesConfig(Section, frozen=True, kw_only=True):
     bias: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8  # how often an image follows its context
     resolution: Positive = 64  # pixels
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the images; the experiment seed leaves them
+    company: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # how often objects come in pairs
+    sites: Positive = 12  # training image i is of site i modulo sites
+    pairings: Annotated[int, msgspec.Meta(ge=1, le=19)] = 2  # sites take turns; see docs/bias.md
 
 
 class CocoConfig(Section, frozen=True, kw_only=True):
@@ -106,7 +109,7 @@ class BackboneConfig(Section, frozen=True, kw_only=True):
 class ClientsConfig(Section, frozen=True, kw_only=True):
     """Who holds what."""
 
-    partition: Literal["cluster", "label", "dirichlet", "iid"] = "cluster"
+    partition: Literal["cluster", "label", "dirichlet", "iid", "site"] = "cluster"
     heterogeneity: Fraction = 0.6  # number of clients as a share of the number of classes
     count: Positive | None = None  # number of clients; overrides heterogeneity
     alpha: PositiveFloat = 0.5  # concentration of the Dirichlet partition

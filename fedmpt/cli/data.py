@@ -126,7 +126,7 @@ def check(
 @_data_options
 @click.option(
     "--partition",
-    type=click.Choice(["cluster", "label", "dirichlet", "iid"]),
+    type=click.Choice(["cluster", "label", "dirichlet", "iid", "site"]),
     help="Who holds what.  [default: cluster]",
 )
 @click.option(

@@ -83,7 +83,7 @@ OPTIONS: dict[str, str] = {  # option -> configuration key
 )
 @click.option(
     "--partition",
-    type=click.Choice(["cluster", "label", "dirichlet", "iid"]),
+    type=click.Choice(["cluster", "label", "dirichlet", "iid", "site"]),
     help="Who holds what.",
 )
 @click.option("--participation", type=float, help="Share of the clients in a round.  [default: 1]")

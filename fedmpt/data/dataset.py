@@ -34,12 +34,14 @@ class Split:
             under which its features may be cached.
         open_image: opens image ``i`` (0 <= i < n) as RGB.
         left_out: images that the source lists and the split does not hold: (reason, number), reasons distinct.
+        sites: int64 ``[n]``, 0, 1, ...: where each image was taken, if the source says so; None if it does not.
     """
 
     labels: LabelMatrix
     content: tuple[str, ...]
     open_image: Callable[[int], Image.Image]
     left_out: tuple[tuple[str, int], ...] = ()
+    sites: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.content)
@@ -62,6 +64,7 @@ class Split:
             content=tuple(self.content[row] for row in rows),
             open_image=partial(_open_taken, self.open_image, rows),
             left_out=tuple(counts.items()),
+            sites=None if self.sites is None else self.sites[rows],
         )
 
 

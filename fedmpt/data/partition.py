@@ -26,11 +26,11 @@ from fedmpt.data.dataset import LabelMatrix
 from fedmpt.errors import UsageError
 from fedmpt.seeds import generator, seed_of
 
-Method: TypeAlias = Literal["cluster", "label", "dirichlet", "iid"]
+Method: TypeAlias = Literal["cluster", "label", "dirichlet", "iid", "site"]
 Features: TypeAlias = NDArray[np.float32] | NDArray[np.float16]  # [n, D]
 Assignment: TypeAlias = NDArray[np.int64]  # [n]: client of each image
 
-METHODS: tuple[Method, ...] = ("cluster", "label", "dirichlet", "iid")
+METHODS: tuple[Method, ...] = ("cluster", "label", "dirichlet", "iid", "site")
 MINIMUM_SIZE = 32  # one batch
 _DECLARABLE_SIZE = 10  # fewer images cannot be declared under differential privacy
 _SMALLEST_SHARE = 0.5  # of an even share, where one batch is more
@@ -451,11 +451,43 @@ def iid(labels: LabelMatrix, *, clients: int, seed: int, minimum: int = MINIMUM_
     return _partition("iid", assignment, labels, clients=clients, digest=digest, moved=0)
 
 
+def site(
+    sites: NDArray[np.int64], labels: LabelMatrix, *, clients: int, minimum: int = MINIMUM_SIZE
+) -> Partition:
+    """Give each site's images to a client of its own; nothing is drawn.
+
+    Args:
+        sites: int64 ``[n]``, the site of each image.
+        labels: int8 ``[n, C]``, for the description.
+        clients: number of sites.
+        minimum: smallest size of a client; a smaller site is refused.
+
+    Raises:
+        UsageError: there are other than ``clients`` sites, or a site is too small.
+    """
+    _check(len(labels), clients=clients, minimum=minimum)
+    found, assignment = np.unique(sites, return_inverse=True)
+    if len(found) != clients:
+        raise UsageError(
+            f"partition site: the images are of {len(found)} sites and there are {clients} clients; "
+            f"use --clients {len(found)}"
+        )
+    sizes = np.bincount(assignment)
+    if sizes.min() < minimum:
+        raise UsageError(
+            f"partition site: the smallest site has {sizes.min()} images and a client at least {minimum}; "
+            f"use clients.minimum_size={sizes.min()}, or more images"
+        )
+    digest = _digest("site", (clients, minimum), [sites])
+    return _partition("site", assignment, labels, clients=clients, digest=digest, moved=0)
+
+
 def partition(
     method: str,
     *,
     features: Features | None,
     labels: LabelMatrix,
+    sites: NDArray[np.int64] | None = None,
     clients: int,
     seed: int,
     alpha: float = 0.5,
@@ -467,13 +499,14 @@ def partition(
         method: one of `METHODS`.
         features: float32 or float16 ``[n, D]``; needed by ``cluster`` only.
         labels: int8 ``[n, C]``, unmasked.
+        sites: int64 ``[n]``; needed by ``site`` only.
         clients: number of clients.
         seed: experiment seed.
         alpha: concentration, for ``dirichlet`` only.
         minimum: smallest size of a client.
 
     Raises:
-        UsageError: if the method is unknown, lacks features, or cannot serve so many clients.
+        UsageError: if the method is unknown, lacks features or sites, or cannot serve so many clients.
     """
     match method:
         case "cluster":
@@ -488,5 +521,12 @@ def partition(
             return dirichlet(labels, clients=clients, seed=seed, alpha=alpha, minimum=minimum)
         case "iid":
             return iid(labels, clients=clients, seed=seed, minimum=minimum)
+        case "site":
+            if sites is None:
+                raise UsageError(
+                    "partition site: this data set does not say where images were taken; "
+                    "use cluster, label, dirichlet or iid"
+                )
+            return site(sites, labels, clients=clients, minimum=minimum)
         case _:
             raise UsageError(f"partition {method!r}: must be one of {', '.join(METHODS)}")

@@ -174,6 +174,9 @@ def _scenes(config: DataConfig) -> Dataset:
         bias=config.scenes.bias,
         resolution=config.scenes.resolution,
         seed=config.scenes.seed,
+        company=config.scenes.company,
+        sites=config.scenes.sites,
+        pairings=config.scenes.pairings,
     )
 
 

@@ -3,7 +3,8 @@
 An image is a pure function of (settings, split, index). First its *recipe* is drawn (which sprites lie where, on which
 background), which also gives the labels; pixels are composed from the recipe when the image is opened. Training images
 follow, with probability ``bias``, the law of a latent *context*: certain pairs of classes occur together, on certain
-backgrounds. Test images never do, so a model that learnt the context instead of the object pays for it.
+backgrounds. Test images never do, so a model that learnt the context instead of the object pays for it. Each training
+image also has a site; with probability ``company`` its objects keep the company of that site (`fedmpt.data.partners`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedmpt.data.dataset import Dataset, LabelMatrix, Split
+from fedmpt.data.partners import company_of, pairing
 from fedmpt.errors import UsageError
 from fedmpt.seeds import generator
 
@@ -187,6 +189,10 @@ class SceneSettings:
         bias: share of the training images that follow a context's law, in [0, 1].
         resolution: side of an image in px, 32 to 512.
         seed: of the recipes, >= 0.
+        company: share of the training images that hold whole pairs of their site's pairing, in [0, 1]; of the rest,
+            the share ``bias`` follows a context.
+        sites: training image i is of site i modulo ``sites``, >= 1.
+        pairings: site s has pairing s modulo ``pairings``, 1 to 19; 1 is one pairing for all.
     """
 
     train_size: int = 6000
@@ -194,14 +200,23 @@ class SceneSettings:
     bias: float = 0.8
     resolution: int = 64
     seed: int = 0
+    company: float = 0.0
+    sites: int = 12
+    pairings: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "test_size"):
+        for name in ("train_size", "test_size", "sites"):
             size = getattr(self, name)
             if size < 1:
                 raise UsageError(f"scenes: {name}={size}: must be >= 1 (raise it)")
-        if not 0.0 <= self.bias <= 1.0:
-            raise UsageError(f"scenes: bias={self.bias}: must be in [0, 1] (0 turns it off)")
+        for name in ("bias", "company"):
+            share = getattr(self, name)
+            if not 0.0 <= share <= 1.0:
+                raise UsageError(f"scenes: {name}={share}: must be in [0, 1] (0 turns it off)")
+        if not 1 <= self.pairings < len(CLASSES):
+            raise UsageError(
+                f"scenes: pairings={self.pairings}: must be 1 to {len(CLASSES) - 1} (so many exist)"
+            )
         if not 32 <= self.resolution <= 512:
             raise UsageError(
                 f"scenes: resolution={self.resolution}: must be 32 to 512 px (sprites hold 64 px)"
@@ -217,6 +232,9 @@ def scenes(
     bias: float = 0.8,
     resolution: int = 64,
     seed: int = 0,
+    company: float = 0.0,
+    sites: int = 12,
+    pairings: int = 2,
 ) -> Dataset:
     """Return the data set ``scenes``; images are composed when they are opened.
 
@@ -224,12 +242,20 @@ def scenes(
         UsageError: a setting is outside its range (see `SceneSettings`).
     """
     settings = SceneSettings(
-        train_size=train_size, test_size=test_size, bias=bias, resolution=resolution, seed=seed
+        train_size=train_size,
+        test_size=test_size,
+        bias=bias,
+        resolution=resolution,
+        seed=seed,
+        company=company,
+        sites=sites,
+        pairings=pairings,
     )
+    train = _split(settings, "train", train_size)
     return Dataset(
         name="scenes",
         classes=CLASSES,
-        train=_split(settings, "train", train_size),
+        train=replace(train, sites=np.arange(train_size) % sites),
         test=_split(settings, "test", test_size),
     )
 
@@ -268,10 +294,15 @@ def atlas() -> tuple[Sprite, ...]:
 
 
 def scene_recipe(settings: SceneSettings, split: SplitName, index: int) -> Recipe:
-    """Draw the recipe of one image; it depends on the seed, the bias, the split and the index."""
+    """Draw the recipe of one image; it depends on the seed, bias and company, the split and the index."""
     rng = generator(settings.seed, "scenes", split, index)
     count = int(rng.choice(_MAX_OBJECTS, p=_COUNT_WEIGHTS)) + 1
-    if split == "train" and rng.random() < settings.bias:
+    together = _company(settings, index) if split == "train" else []
+    if together:
+        context = -1
+        labels = [CLASSES[c] for c in together]
+        background = str(rng.choice(BACKGROUNDS))
+    elif split == "train" and rng.random() < settings.bias:
         context = int(rng.integers(len(CONTEXTS)))
         labels = _labels_of_context(CONTEXTS[context], count, rng)
         background = str(rng.choice(CONTEXTS[context].backgrounds))
@@ -406,6 +437,18 @@ def _labels_of_context(context: Context, count: int, rng: np.random.Generator) -
         if len(labels) >= count:
             break
     return labels[:_MAX_OBJECTS]
+
+
+def _company(settings: SceneSettings, index: int) -> list[int]:
+    """Return the classes of a training image that keeps its site's company; none for one that does not.
+
+    A stream of its own, so that without company every image is what it would be if there were no sites.
+    """
+    rng = generator(settings.seed, "company", index)
+    if rng.random() >= settings.company:
+        return []
+    site = index % settings.sites
+    return company_of(pairing(site % settings.pairings, len(CLASSES)), rng)
 
 
 def _slack(x: float, y: float, size: float, other: Placement) -> float:

@@ -292,6 +292,7 @@ def _partition(config: Config, dataset: Dataset, bank: FeatureBank | None) -> Pa
         config.clients.partition,
         features=bank.global_features() if bank is not None else None,
         labels=dataset.train.labels,
+        sites=dataset.train.sites,
         clients=clients,
         seed=config.seed,
         alpha=config.clients.alpha,

@@ -1,0 +1,98 @@
+"""Measure the models of a finished sweep over company, and draw the figure.
+
+``python -m experiments.bias SWEEP`` writes ``bias.json``, ``bias.md`` and ``bias.svg`` into the sweep's folder; runs
+that were measured before are not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from experiments.bias.figure import bias_svg
+from experiments.bias.measure import MAP_IMAGES, SCHEMA, measure_run, run_folders
+from fedmpt.cli.progress import ProgressBar
+from fedmpt.config import METHOD_NAMES
+from fedmpt.errors import FedMPTError
+from fedmpt.runstore import write_whole
+from fedmpt.sweep.statistics import estimate
+
+_TITLE: Final = "What tuning learns of the company that objects keep on clients, by method"
+_COLUMNS: Final = (
+    *("mAP", "beside partner %", "beside decoy %", "matched %"),
+    *("map: own", "map: partner", "map: decoy"),
+)
+
+
+def measure(sweep: Path) -> list[dict[str, Any]]:
+    """Return a record of each run of a sweep, and keep them in ``bias.json``."""
+    target = sweep / "bias.json"
+    known = json.loads(target.read_text())["runs"] if target.exists() else {}
+    folders = run_folders(sweep)
+    for folder in folders:
+        if folder.name not in known:
+            print(f"measuring {folder.name}", file=sys.stderr)
+            known[folder.name] = measure_run(folder, map_images=MAP_IMAGES, progress=ProgressBar())
+            text = json.dumps({"schema": SCHEMA, "runs": known}, indent=2, allow_nan=False)
+            write_whole(target, f"{text}\n".encode())
+    return [known[folder.name] for folder in folders]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return means with 95% intervals over seeds as Markdown."""
+    lines = [
+        f"| method | pairings | company | seeds | {' | '.join(_COLUMNS)} |",
+        "|---" * (4 + len(_COLUMNS)) + "|",
+    ]
+    groups: dict[tuple[int, int, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        place = METHOD_NAMES.index(row["method"])
+        groups.setdefault((place, row["pairings"], row["company"]), []).append(row)
+    for (place, pairings, company), some in sorted(groups.items()):
+        values = [_values(row) for row in some]
+        cells = [_cell([one[i] for one in values]) for i in range(len(_COLUMNS))]
+        name = METHOD_NAMES[place]
+        lines.append(f"| {name} | {pairings} | {company:g} | {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(row: dict[str, Any]) -> list[float | None]:
+    alarms, lift = row["false_alarms"], row["map_lift"]
+    return [
+        row["final"]["mAP"],
+        *(alarms[name] for name in ("beside_partner", "beside_decoy", "matched")),
+        *(lift[name] for name in ("own", "partner", "decoy")),
+    ]
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    one = estimate(known)
+    return f"{one.mean:.2f}" if one.half_width is None else f"{one.mean:.2f} ± {one.half_width:.2f}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print the table, write the figure."""
+    if len(arguments) != 1:
+        print("usage: python -m experiments.bias SWEEP", file=sys.stderr)
+        return 2
+    sweep = Path(arguments[0])
+    try:
+        rows = measure(sweep)
+        write_whole(sweep / "bias.md", table(rows).encode())
+        figure = bias_svg(rows, methods=METHOD_NAMES, title=_TITLE)
+        write_whole(sweep / "bias.svg", figure.encode())
+    except FedMPTError as error:
+        print(f"bias: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(rows), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
