@@ -1,7 +1,7 @@
 """Measure the models of a finished sweep over company, and draw the figure.
 
-``python -m experiments.bias SWEEP`` writes ``bias.json``, ``bias.md`` and ``bias.svg`` into the sweep's folder; runs
-that were measured before are not measured again.
+``python -m experiments.bias SWEEP`` writes ``bias.json``, ``bias.md`` and ``bias.svg`` into the sweep's folder, one
+figure for each number of pairings; runs that were measured before are not measured again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from experiments.bias.figure import bias_svg
 from experiments.bias.measure import MAP_IMAGES, SCHEMA, measure_run, run_folders
 from fedmpt.cli.progress import ProgressBar
 from fedmpt.config import METHOD_NAMES
-from fedmpt.errors import FedMPTError
+from fedmpt.errors import FedMPTError, UsageError
 from fedmpt.runstore import write_whole
 from fedmpt.sweep.statistics import estimate
 
@@ -39,6 +39,30 @@ def measure(sweep: Path) -> list[dict[str, Any]]:
             text = json.dumps({"schema": SCHEMA, "runs": known}, indent=2, allow_nan=False)
             write_whole(target, f"{text}\n".encode())
     return [known[folder.name] for folder in folders]
+
+
+def require_distinct(rows: Sequence[dict[str, Any]]) -> None:
+    """Raise a `UsageError` where two runs differ in something that neither table nor figure shows."""
+    seen: set[tuple[Any, ...]] = set()
+    for row in rows:
+        setting = tuple(row[name] for name in ("method", "pairings", "company", "seed"))
+        if setting in seen:
+            raise UsageError(
+                f"two runs of {setting[0]} with company {setting[2]:g} and seed {setting[3]}: they differ in other "
+                "settings, which would be taken for chance; give a sweep over method and company alone"
+            )
+        seen.add(setting)
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return file name -> records of each figure: one for each number of pairings."""
+    numbers = sorted({row["pairings"] for row in rows})
+    return {
+        "bias.svg" if len(numbers) == 1 else f"bias-pairings-{number}.svg": [
+            row for row in rows if row["pairings"] == number
+        ]
+        for number in numbers
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -84,9 +108,11 @@ def main(arguments: Sequence[str]) -> int:
     sweep = Path(arguments[0])
     try:
         rows = measure(sweep)
+        require_distinct(rows)
         write_whole(sweep / "bias.md", table(rows).encode())
-        figure = bias_svg(rows, methods=METHOD_NAMES, title=_TITLE)
-        write_whole(sweep / "bias.svg", figure.encode())
+        for name, some in figures(rows).items():
+            figure = bias_svg(some, methods=METHOD_NAMES, title=_TITLE)
+            write_whole(sweep / name, figure.encode())
     except FedMPTError as error:
         print(f"bias: {error}", file=sys.stderr)
         return error.exit_code

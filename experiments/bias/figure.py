@@ -46,28 +46,33 @@ class Measure:
         title: above the row.
         partner: what the solid line shows.
         decoy: what the dashed line shows; None for a measure that knows no decoys.
+        frozen: whether the frozen model's value means the same, so that a line across shows it.
     """
 
     title: str
     partner: Callable[[Row], float | None]
     decoy: Callable[[Row], float | None] | None
+    frozen: bool
 
 
 MEASURES: Final = (
     Measure(
-        title="mAP (%) on test images, which keep no company",
+        title="mAP (%) on test images, where company is by chance",
         partner=lambda row: row["final"]["mAP"],
         decoy=None,
+        frozen=True,
     ),
     Measure(
-        title="False alarms (%): an absent class is reported beside one that kept it company, or beside a decoy",
-        partner=lambda row: row["false_alarms"]["beside_partner"],
-        decoy=lambda row: row["false_alarms"]["beside_decoy"],
+        title="False alarms (%) beside a partner, where 10% are beside a decoy",
+        partner=lambda row: row["false_alarms"]["matched"],
+        decoy=None,
+        frozen=True,
     ),
     Measure(
-        title="Brightness of a class's map on the partner's object, or on a decoy's (1: as if it were not there)",
+        title="Brightness of a class's map on the object of a partner, or of a decoy",
         partner=lambda row: row["map_lift"]["partner"],
         decoy=lambda row: row["map_lift"]["decoy"],
+        frozen=False,  # its maps are gradients, FedMPT's are not
     ),
 )
 
@@ -76,7 +81,8 @@ def bias_svg(rows: Sequence[Row], *, methods: Sequence[str], title: str) -> str:
     """Return the figure as an SVG document.
 
     Args:
-        rows: one record a finished run; several seeds of one setting become a mean with its 95% interval.
+        rows: one record a finished run, all of one number of pairings; several seeds of one setting become a mean with
+            its 95% interval.
         methods: columns from the left; ``zero-shot`` is drawn as a line across all of them instead.
         title: what the figure shows, for those who do not see it as well.
     """
@@ -125,7 +131,7 @@ def _row(
         for kind, value in (("partner", measure.partner), ("decoy", measure.decoy)):
             if value is not None:
                 lines[name, kind] = _points(rows, name, value)
-    still = _mean(rows, "zero-shot", measure.partner) if frozen else None
+    still = _mean(rows, "zero-shot", measure.partner) if frozen and measure.frozen else None
     heights = [
         y + sign * half for points in lines.values() for _, y, half in points for sign in (-1, 1)
     ]
@@ -199,7 +205,7 @@ def _legend(y: float, *, frozen: bool) -> list[str]:
     x = _LEFT
     entries = [("line partner", "partner"), ("line decoy", "decoy: as many other classes")]
     if frozen:
-        entries.append(("still", "the frozen model (partner)"))
+        entries.append(("still", "the frozen model"))
     for kind, label in entries:
         drawn.append(_stroke(kind, x, y - 4, x + 26, y - 4))
         drawn.append(_words(label, x + 32, y))

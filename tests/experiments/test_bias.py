@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.bias.__main__ import main, table
+from experiments.bias.__main__ import figures, main, require_distinct, table
 from experiments.bias.figure import bias_svg
 from experiments.bias.maps import gradient_maps
 from experiments.bias.measures import MapLift, class_areas, company_tables, false_alarms
@@ -117,7 +117,7 @@ def record(method: str, company: float, seed: int, partner: float) -> dict[str, 
         "company": company,
         "pairings": 2,
         "final": {"mAP": 50.0 - 10 * company + seed},
-        "false_alarms": {"beside_partner": partner, "beside_decoy": 5.0, "matched": 12.0},
+        "false_alarms": {"beside_partner": partner, "beside_decoy": 5.0, "matched": partner - 3},
         "map_lift": {"own": 7.0, "partner": 1.5, "decoy": None},
     }
 
@@ -136,11 +136,11 @@ def test_the_figure_has_a_line_for_every_method_and_measure_and_draws_means() ->
     heads = [t.text for t in svg.iter(f"{space}text") if t.get("class") == "head"]
     assert heads == ["fedmpt", "coop"]  # in the order of methods; the frozen model is a line across
     lines = [line.get("points", "").split() for line in svg.iter(f"{space}polyline")]
-    assert [len(points) for points in lines if points] == [3] * (2 * 3 + 2)
+    assert [len(points) for points in lines if points] == [3] * (2 * 3)
     notes = [t.text for t in svg.iter(f"{space}title")]
     assert notes[0] == "a < b"
     assert "fedmpt, company 0.5, partner: 45.5" in notes
-    assert "coop, company 1, partner: 15.0" in notes
+    assert "coop, company 1, partner: 12.0" in notes
     assert "prefers-color-scheme: dark" in "".join(s.text or "" for s in svg.iter(f"{space}style"))
 
 
@@ -149,6 +149,18 @@ def test_the_table_has_a_row_a_setting_with_intervals_over_seeds() -> None:
     assert len(lines) == 2 + 9
     assert lines[2].startswith("| fedmpt | 2 | 0 | 2 | 50.50 ± 6.35 | 5.00 ± 0.00 |")
     assert lines[2].endswith("| 1.50 ± 0.00 | - |")
+
+
+def test_each_number_of_pairings_has_a_figure_and_runs_that_differ_otherwise_are_refused() -> None:
+    assert figures(RECORDS) == {"bias.svg": RECORDS}
+    others = [row | {"pairings": 1} for row in RECORDS]
+    assert figures([*RECORDS, *others]) == {
+        "bias-pairings-1.svg": others,
+        "bias-pairings-2.svg": RECORDS,
+    }
+    require_distinct([*RECORDS, *others])
+    with pytest.raises(UsageError, match="two runs of coop with company 0 and seed 0"):
+        require_distinct([*RECORDS, RECORDS[0]])
 
 
 def test_the_grid_is_valid_and_every_client_is_a_site() -> None:
