@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fedmpt.audit.findings import Account, Finding, Kind, Upload
 from fedmpt.audit.records import RunRecords
+from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.engine.aggregation import ATTEMPTS
 from fedmpt.engine.ledgers import file_name
 from privacy import (
@@ -195,7 +196,7 @@ class _ClientLedger:
         return heads
 
     def _check_uploads(self) -> None:
-        """Every update in a sum has its charge, and no charge has more uploads than its round had attempts."""
+        """Every update in a sum has its charge, and no charge has more uploads than attempts and further sums."""
         charged = Counter(charge.round for charge in self._charges())
         released = {record["round"] for record in self._releases}
         attempts = {}
@@ -215,14 +216,17 @@ class _ClientLedger:
                     f"its update is in the sum of round {number}, which has a charge and no booked upload",
                 )
         sent = Counter((record["round"], record["attempt"]) for record in self._releases)
+        # further sums of a round are over what its one charge released, and lose no client
+        further = sums_of_a_round(self._records.config["method"]["name"]) - 1
         for (number, attempt), count in sorted(sent.items()):
             # an earlier charge of a round is of attempts that no line speaks of
             last = attempt == charged[number] - 1
-            most = attempts.get(number, ATTEMPTS) if last else ATTEMPTS
-            if count > most:
+            tried = attempts.get(number, ATTEMPTS) if last else ATTEMPTS
+            if count > tried + further:
                 self._find(
                     Kind.SECOND_UPLOAD,
-                    f"{count} uploads for charge {attempt} of round {number}, which had {most} attempt(s)",
+                    f"{count} uploads for charge {attempt} of round {number}, which had {tried} attempt(s)"
+                    + (f" and {further} further sums" if further else ""),
                 )
 
     def _check_limits(self, account: Account) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from fedmpt.audit.findings import Upload
 from fedmpt.audit.records import RunRecords
+from fedmpt.engine.adaptive import sums_of_a_round
 
 _FILES: Final[dict[str, tuple[str, str]]] = {
     "config.toml": ("public", "settings, chosen before any data was read"),
@@ -83,7 +84,8 @@ class Manifest:
 def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
     """Return what left the clients of a run."""
     alone = records.config["train"]["weighting"] == "none"
-    sent = sum(len(line.get("survivors", [])) for line in records.metrics)
+    sums = sums_of_a_round(records.config["method"]["name"])
+    sent = sums * sum(len(line.get("survivors", [])) for line in records.metrics)
     if alone:
         what_left = [
             Item(
@@ -98,7 +100,12 @@ def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
             Item(
                 name=f"{len(uploads)} noised updates, {records.config['secagg']['mode']}",
                 kind="dp",
-                why="each under one charge, its digest booked before it was sent",
+                why="each under one charge, its digest booked before it was sent"
+                + (
+                    f"; {sums} a round and client, all of them functions of its one noised update"
+                    if sums > 1
+                    else ""
+                ),
             ),
             Item(
                 name="declared sizes, participation, plan hashes, ledger heads, refusals",

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fedmpt.audit.findings import Finding, Kind
 from fedmpt.audit.records import RunRecords
+from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.runstore import of_stretch
 from secagg.ckks_transcript import verify_key_setup
 from secagg.errors import SecAggError
@@ -71,27 +72,32 @@ def transcript_findings(records: RunRecords) -> list[Finding]:
     """Return what is wrong with the logs in a run folder; none where no logs were kept.
 
     Every round that ``metrics.jsonl`` has must have a log that verifies against the roster of its stretch and names the
-    same clients in its sum; a resumed run has a stretch, with keys and a roster of its own, for each process. CKKS
-    rounds need the log of the set-up of their key too. The digest that a client signs in a log is not the one its
-    ledger books (that of the whole message), so the two are tied by client and round, not by bytes.
+    same clients in its sum; with FedAWA, which makes several sums a round, a log for each, with these clients in it. A
+    resumed run has a stretch, with keys and a roster of its own, for each process. CKKS rounds need the log of the
+    set-up of their key too. The digest that a client signs in a log is not the one its ledger books (that of the whole
+    message), so the two are tied by client and round, not by bytes.
     """
     if not (records.folder / TRANSCRIPTS).is_dir():
         return []
     lines = {line["round"]: line for line in records.metrics if line["round"] > 0}
+    sums = sums_of_a_round(records.config["method"]["name"])
     return [
         finding
         for stretch in stretches(records.folder, lines)
         if stretch.rounds  # one that completed no round proves nothing
-        for finding in _stretch_findings(stretch, lines)
+        for finding in _stretch_findings(stretch, lines, sums=sums)
     ]
 
 
-def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> list[Finding]:
+def _stretch_findings(
+    stretch: Stretch, lines: Mapping[int, dict[str, Any]], *, sums: int
+) -> list[Finding]:
     """Return what is wrong with the logs of rounds that were summed under one roster.
 
     Args:
         stretch: the rounds.
         lines: of ``metrics.jsonl``, by round.
+        sums: of a round; the log of the last has the round's name, those before it have a number too.
     """
     findings: list[Finding] = []
 
@@ -110,7 +116,12 @@ def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> 
             verified.append(verify_key_setup(setup.read_bytes(), roster))
         except SecAggError as error:
             find(setup.name, f"{type(error).__name__}: {error}")
-    for number, log in zip(stretch.rounds, stretch.logs, strict=True):
+    for number, last, index in (
+        (number, last, index)
+        for number, last in zip(stretch.rounds, stretch.logs, strict=True)
+        for index in range(1, sums + 1)
+    ):
+        log = last if index == sums else last.with_stem(f"{last.stem}-{index}")
         name, line = log.name, lines[number]
         try:
             one = verify_transcript(log.read_bytes(), roster)
@@ -123,7 +134,8 @@ def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> 
         verified.append(one)
         if one.params.mode is Mode.CKKS and not setup.exists():
             find(name, f"the set-up of its key has no log: {setup.name} is missing")
-        if sorted(line["survivors"]) != sorted(one.survivors):
+        named, signed = set(line["survivors"]), set(one.survivors)
+        if not (named == signed if log == last else named <= signed):
             find(name, f"signed for {one.survivors}, metrics.jsonl says {line['survivors']}")
     try:
         if verified:

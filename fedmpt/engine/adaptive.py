@@ -25,7 +25,12 @@ from privacy.sketch import Sketch
 from secagg import Aggregate, Layout
 from secagg import Update as SegmentValues
 
-_SUMS_OF_A_ROUND: Final = 4
+SUMS_OF_A_ROUND: Final = 4
+
+
+def sums_of_a_round(method: str) -> int:
+    """Return how many sums a round of the method of this name takes, and so how many uploads it has of a client."""
+    return SUMS_OF_A_ROUND if method == "fedawa" else 1
 
 
 class AdaptiveUpdates:
@@ -51,7 +56,7 @@ class AdaptiveUpdates:
     @property
     def sums(self) -> int:
         """Four."""
-        return _SUMS_OF_A_ROUND
+        return SUMS_OF_A_ROUND
 
     @property
     def resubmit(self) -> bool:

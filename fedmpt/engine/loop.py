@@ -192,7 +192,7 @@ class Loop:
         state, config, federation = self.state, self._config, self._federation
         context = round_context(state, lr=plan.lr, run_digest=federation.digest)
         training = 0.0
-        further = 0
+        further, log = 0, b""
         left_out: list[Exception] = []
 
         def contribute(client: ClientId) -> SegmentValues | None:
@@ -223,10 +223,11 @@ class Loop:
             answer: Callable[[ClientId], SegmentValues],
             broadcast: bytes,
         ) -> Aggregate:
-            """Make a further sum of the same round."""
-            nonlocal further
+            """Make a further sum of the same round, after keeping the log of the one before."""
+            nonlocal further, log
             further += 1
             bound = hashlib.sha256(context + broadcast).digest()
+            self._store.write_transcript(f"round-{plan.round:04d}-{further}", log)
             aggregate, _ = self._aggregation.run(
                 clients,
                 lambda client: self._repeatable(answer(client), client, plan.round, further),
@@ -234,6 +235,7 @@ class Loop:
                 context=bound,
                 lost=lambda _: {},
             )
+            log = aggregate.transcript.log
             return aggregate
 
         started = time.perf_counter()
@@ -251,6 +253,7 @@ class Loop:
                     attempt=attempt,
                 ),
             )
+            log = first.transcript.log
             result = self._rounds.complete(first, more)
         except RoundAborted as error:
             if not left_out:

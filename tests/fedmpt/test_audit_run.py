@@ -409,3 +409,20 @@ def _audit(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_the_four_sums_of_fedawa_are_one_charge_and_a_fifth_upload_is_found(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    small_run(folder, method__name="fedawa", method__head__offset="image-mean")
+    audit = audit_run(folder)
+    assert audit.findings == ()
+    assert len(audit.manifest.uploads) == 4 * 2 * 4  # sums, rounds, clients
+    assert "4 a round and client" in audit.manifest.items[0].why
+    logs = sorted(path.name for path in (folder / "transcripts").glob("round-0001*"))
+    assert logs == ["round-0001-1.bin", "round-0001-2.bin", "round-0001-3.bin", "round-0001.bin"]
+    (folder / "transcripts" / "round-0001-2.bin").unlink()
+    assert kinds(folder) == {Kind.TRANSCRIPT}
+    _two_uploads_for_one_charge(folder)
+    assert Kind.SECOND_UPLOAD in kinds(folder)
