@@ -26,6 +26,7 @@ from privacy import Arithmetic, DPPlan, DPSpace, NoiseSource, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
 from privacy.integer import GridRelease, IntegerGradient, LocalIntegerGradient
 from privacy.jacobian import TEXT_BLOCK, PromptSpace, Space, TextSpace
+from privacy.noise import IntegerNoise
 from privacy.sketch import Sketch, SketchSpace
 
 
@@ -139,6 +140,7 @@ def train_privately(
     sketch: Sketch | None = None,
     prompt_chunk: int = 1,
     local: Parameters | None = None,
+    grid_noise: IntegerNoise | None = None,
 ) -> Update:
     """Train with DP-SGD; call it only for a round that is charged already.
 
@@ -157,11 +159,12 @@ def train_privately(
         device: where to compute.
         plan: the accepted plan.
         sampler: draws the batches, with secret coins.
-        noise: where noise comes from.
+        noise: where noise comes from, in float arithmetic.
         history: counts the noised steps over rounds.
         sketch: of the encoder at ``state``, public and the same for all clients; for the ``sketch`` space.
         prompt_chunk: examples a backward pass, in the ``prompt`` space.
         local: this client's own blocks; replaced by the trained ones, and no part of the update.
+        grid_noise: where noise comes from in integer arithmetic; the operating system by default.
 
     Returns:
         The update. It carries no loss and no count of examples: those would be further releases.
@@ -175,7 +178,7 @@ def train_privately(
     head = _head(method, space, parameters)
     shapes = released_shapes(method, space, parameters)
     gradient: PrivateGradient | LocalIntegerGradient = (
-        LocalIntegerGradient(plan=plan, shapes=shapes, history=history)
+        LocalIntegerGradient(plan=plan, shapes=shapes, noise=grid_noise, history=history)
         if plan.arithmetic is Arithmetic.INTEGER
         else PrivateGradient(plan=plan, shapes=shapes, noise=noise, history=history, device=device)
     )

@@ -30,6 +30,7 @@ from privacy.discrete import DiscreteGaussianNoise
 from privacy.dpsgd import StepHistory, bound_factors, check_rows, joint_norms
 from privacy.errors import ConfigurationError, StepError
 from privacy.grid import noise_bound, share_variance
+from privacy.noise import IntegerNoise
 from privacy.plan import DPPlan
 
 LARGEST_SUM: Final = (1 << 23) - 1  # of a coordinate: 24 bits with its sign
@@ -76,14 +77,14 @@ class IntegerGradient:
         *,
         plan: DPPlan,
         shapes: Mapping[str, tuple[int, ...]],
-        noise: DiscreteGaussianNoise | None = None,
+        noise: IntegerNoise | None = None,
         largest: int = LARGEST_SUM,
         history: StepHistory | None = None,
     ) -> None:
         self._plan = plan
         self._shapes = dict(shapes)
         self._weights = {name: plan.weight(name) for name in shapes}
-        self._noise = DiscreteGaussianNoise() if noise is None else noise
+        self._noise: IntegerNoise = DiscreteGaussianNoise() if noise is None else noise
         self._largest = largest
         self._history = StepHistory() if history is None else history
         self._bound = plan.grid_steps
@@ -210,7 +211,7 @@ class LocalIntegerGradient:
         *,
         plan: DPPlan,
         shapes: Mapping[str, tuple[int, ...]],
-        noise: DiscreteGaussianNoise | None = None,
+        noise: IntegerNoise | None = None,
         history: StepHistory | None = None,
     ) -> None:
         self._examples = plan.expected_batch_size

@@ -35,6 +35,19 @@ class NoiseSource(Protocol):
         ...
 
 
+class IntegerNoise(Protocol):
+    """Where the noise of a release in integers comes from."""
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether the noise protects anybody."""
+        ...
+
+    def integers(self, size: int, *, variance: int) -> NDArray[np.int64]:
+        """Independent values of the discrete Gaussian, int64 `[size]`."""
+        ...
+
+
 class GaussianNoise(FromBytes):
     """Gaussian noise in float mode; see `NoiseSource`."""
 
@@ -54,6 +67,10 @@ class InsecureZeroNoise:
     def gaussian(self, size: int, *, standard_deviation: float) -> NDArray[np.float32]:
         """Zeros, float32 `[size]`, whatever the standard deviation."""
         return np.zeros(size, dtype=np.float32)
+
+    def integers(self, size: int, *, variance: int) -> NDArray[np.int64]:
+        """Zeros, int64 `[size]`, whatever the variance."""
+        return np.zeros(size, dtype=np.int64)
 
 
 def insecure_seeded_noise(insecure_seed: int) -> GaussianNoise:

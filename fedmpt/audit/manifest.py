@@ -43,6 +43,10 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     ),
     "partition.json": ("stays", "who holds which images, and what of; the simulation's own record"),
     "protocol.json": ("stays", "what the benchmark fixed, with digests of labels; likewise"),
+    "audit-empirical.json": (
+        "stays",
+        "how attacks did that know which images a client holds; for whoever may know that",
+    ),
     "report.html": (
         "stays",
         "figures of the other files, times, and test images unless written with --no-images",

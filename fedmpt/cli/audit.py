@@ -25,12 +25,23 @@ ledger_option = click.option(
     is_flag=True,
     help="Also attack the run's training code, model and plan; takes minutes, and the data must be there.",
 )
+@click.option(
+    "--client",
+    type=click.IntRange(min=0),
+    help="Whose training --empirical attacks; the client that spent most by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
-def command(*, run: Path, ledger: Path | None, empirical: bool, as_json: bool) -> None:
+def command(
+    *, run: Path, ledger: Path | None, empirical: bool, client: int | None, as_json: bool
+) -> None:
     """Verify the run folder RUN: ledgers, epsilons, and everything that left a client.
+
+    With --empirical, what the attacks found is also kept in RUN/audit-empirical.json, for `fedmpt report`.
 
     Exit code 0 if nothing is wrong, 1 on any finding or failed check.
     """
+    if client is not None and not empirical:
+        raise click.UsageError("--client: says whom --empirical attacks; give that too")
     from fedmpt.audit.run import audit_run
     from fedmpt.cli.audit_report import show_audit
 
@@ -38,7 +49,7 @@ def command(*, run: Path, ledger: Path | None, empirical: bool, as_json: bool) -
     show_audit(audit, stderr=as_json)
     report = audit.as_dict()
     if empirical:
-        report["empirical"] = _attack(run, ledger, stderr=as_json)
+        report["empirical"] = _attack(run, ledger, client, stderr=as_json)
         report["clean"] = report["clean"] and report["empirical"]["verdict"] != "fail"
     if as_json:
         import json
@@ -48,17 +59,21 @@ def command(*, run: Path, ledger: Path | None, empirical: bool, as_json: bool) -
         sys.exit(FINDINGS)
 
 
-def _attack(run: Path, ledger: Path | None, *, stderr: bool) -> dict[str, Any]:
-    """Run the empirical checks, show each as it ends, and return them as JSON values."""
-    from fedmpt.audit.empirical import audit_empirically
+def _attack(run: Path, ledger: Path | None, client: int | None, *, stderr: bool) -> dict[str, Any]:
+    """Run the empirical checks, show each as it ends, keep them, and return them as JSON values."""
+    import time
+
+    from fedmpt.audit.empirical import audit_empirically, audited_client
+    from fedmpt.audit.saved import save_audit
     from fedmpt.cli.audit_report import show_check, show_verdict
     from fedmpt.cli.console import Console
     from privacy.audit import overall
 
+    started = time.perf_counter()
+    chosen = audited_client(run, ledgers=ledger, client=client)
     results = []
-    for result in audit_empirically(run, ledgers=ledger, progress=Console()):
+    for result in audit_empirically(run, ledgers=ledger, client=chosen, progress=Console()):
         show_check(result, stderr=stderr)
         results.append(result)
-    verdict = overall(results)
-    show_verdict(verdict, stderr=stderr)
-    return {"verdict": verdict.value, "checks": [result.as_dict() for result in results]}
+    show_verdict(overall(results), client=chosen, stderr=stderr)
+    return save_audit(run, client=chosen, results=results, seconds=time.perf_counter() - started)

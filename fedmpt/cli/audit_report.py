@@ -48,14 +48,16 @@ def show_check(result: CheckResult, *, stderr: bool) -> None:
     )
 
 
-def show_verdict(verdict: Verdict, *, stderr: bool) -> None:
-    """Print what all checks together say."""
+def show_verdict(verdict: Verdict, *, client: int, stderr: bool) -> None:
+    """Print what all checks together say of a client's training."""
     words = {
         Verdict.PASS: "no violation found; checks can refute a claim, the proofs in docs/privacy.md support it",
         Verdict.FAIL: "[bold red]the training does not do what its ledger says[/]",
         Verdict.INCONCLUSIVE: "nothing was shown either way",
     }
-    Console(stderr=stderr, highlight=False).print(f"empirical audit: {words[verdict]}")
+    Console(stderr=stderr, highlight=False).print(
+        f"empirical audit of client {client}: {words[verdict]}", soft_wrap=True
+    )
 
 
 def _accounts(accounts: tuple[Account, ...]) -> Table:

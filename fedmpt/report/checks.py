@@ -1,7 +1,8 @@
-"""What the audit of the run found, and everything that left a client."""
+"""What the audit of the run found, everything that left a client, and what attacks showed."""
 
 from __future__ import annotations
 
+from fedmpt.report.attacks import attacks
 from fedmpt.report.html import Html, bullets, element, folded, paragraph, section, table
 from fedmpt.report.source import RunSource
 
@@ -45,4 +46,4 @@ def checks(source: RunSource) -> Html:
             kind="note",
         )
     )
-    return section("audit", "Audit", *content)
+    return section("audit", "Audit", *content, attacks(source))

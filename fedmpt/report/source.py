@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
+from fedmpt.audit.saved import SavedAudit, read_audit
 from fedmpt.audit.transcripts import stretches
 from fedmpt.errors import UsageError
 from secagg import SecAggError
@@ -34,6 +35,7 @@ class RunSource:
         metrics: lines of ``metrics.jsonl``, round 0 first.
         summary: ``summary.json``.
         audit: its figures recomputed from the ledgers, and what is wrong.
+        empirical: what attacks on its training code found; None if none were made.
         logs: the public logs of its rounds and key set-ups, verified: (first round, logs) of each stretch of the run,
             each with keys of its own; empty if there are none, or one does not verify.
         logs_missing: why there are none.
@@ -45,6 +47,7 @@ class RunSource:
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
     audit: RunAudit
+    empirical: SavedAudit | None
     logs: tuple[tuple[int, VerifiedRun], ...]
     logs_missing: str
 
@@ -108,6 +111,7 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         metrics=records.metrics,
         summary=records.summary,
         audit=audit_run(folder, ledgers=ledgers),
+        empirical=read_audit(folder),
         logs=logs,
         logs_missing=missing,
     )

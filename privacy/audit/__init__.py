@@ -12,16 +12,27 @@ from privacy.audit.inversion import check_inversion
 from privacy.audit.mechanism import check_mechanism
 from privacy.audit.membership import check_membership
 from privacy.audit.one_run import check_one_run
+from privacy.audit.rates import Trials, check_rates, confidence, likelihood_ratios
 from privacy.audit.replay import check_replay
 from privacy.audit.sampling import check_sampling
 from privacy.audit.step import GradientStep, RecordingSampler, StepUnderAudit, take_all
-from privacy.audit.verdict import CheckResult, Verdict, overall
+from privacy.audit.verdict import (
+    AttackRates,
+    CheckResult,
+    Goal,
+    Verdict,
+    not_attempted,
+    overall,
+)
 
 __all__ = [
+    "AttackRates",
     "CheckResult",
+    "Goal",
     "GradientStep",
     "RecordingSampler",
     "StepUnderAudit",
+    "Trials",
     "Verdict",
     "check_books",
     "check_canaries",
@@ -29,8 +40,12 @@ __all__ = [
     "check_mechanism",
     "check_membership",
     "check_one_run",
+    "check_rates",
     "check_replay",
     "check_sampling",
+    "confidence",
+    "likelihood_ratios",
+    "not_attempted",
     "overall",
     "take_all",
 ]

@@ -26,7 +26,11 @@ def check_books(plan: DPPlan, accountant: PLDAccountant) -> CheckResult:
     claimed = accountant.epsilon([done], plan.delta)
     plan = replace(plan, target_epsilon=claimed + _TOLERANCE, rounds=_ROUNDS)
     terms = history.LedgerTerms(
-        holding="audit", n_pub=plan.n_pub, delta=plan.delta, lifetime_epsilon=claimed + _TOLERANCE
+        holding="audit",
+        n_pub=plan.n_pub,
+        delta=plan.delta,
+        lifetime_epsilon=claimed + _TOLERANCE,
+        unit=plan.unit,
     )
     refused = False
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,14 @@
 """The step under audit, as an auditor can drive it.
 
 An auditor chooses the examples, the coins and the noise, and reads the noised sum; how the sum is made is the program's
-affair. `GradientStep` drives `PrivateGradient` itself; a trainer that contains it is driven through an adapter of its
-own.
+affair. `GradientStep` drives the package's own gradients; a trainer that contains them is driven through an adapter of
+its own.
+
+Where the clients share the noise, what is audited is the sum of as many contributions as the claim counts on: what an
+adversary is left with when it has taken out all that it knows itself. Only the first holds examples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from privacy import dpsgd
-from privacy.noise import NoiseSource
-from privacy.plan import ClipMode, DPPlan
+from privacy.discrete import DiscreteGaussianNoise
+from privacy.events import PrivacyUnit
+from privacy.integer import GridRelease, IntegerGradient, LocalIntegerGradient
+from privacy.noise import InsecureZeroNoise, IntegerNoise, NoiseSource
+from privacy.plan import Arithmetic, ClipMode, DPPlan, NoiseMode
 from privacy.randomness import ByteSource
 from privacy.sampling import PoissonSampler
 
@@ -86,7 +92,7 @@ def take_all(plan: DPPlan) -> PoissonSampler:
 
 
 class GradientStep:
-    """`PrivateGradient` on given per-example gradients.
+    """`PrivateGradient`, or its twin in integers that the plan asks for, on given per-example gradients.
 
     Args:
         plan: The claim.
@@ -128,28 +134,92 @@ class GradientStep:
         """As the protocol says."""
         plan = claimed_steps(self._plan, steps=steps, unclipped=unclipped)
         held = torch.tensor(list(members), dtype=torch.int64)
-        private = dpsgd.PrivateGradient(
-            plan=plan,
-            shapes={name: tuple(rows.shape[1:]) for name, rows in self._rows.items()},
-            noise=noise,
-        )
-        total = np.zeros(sum(rows[0].numel() for rows in self._rows.values()))
-        for _ in range(steps):
+        shapes = {name: tuple(rows.shape[1:]) for name, rows in self._rows.items()}
+
+        def drawn() -> dict[str, torch.Tensor]:
             batch = held[torch.from_numpy(sampler.draw(len(held)))]
-            released = private.release({name: rows[batch] for name, rows in self._rows.items()})
-            for name, where in self.blocks.items():
-                scale = plan.weight(name) * plan.expected_batch_size / self._plan.max_grad_norm
-                total[where] += scale * released[name].double().numpy().reshape(-1)
+            return {name: rows[batch] for name, rows in self._rows.items()}
+
+        total = np.zeros(sum(rows[0].numel() for rows in self._rows.values()))
+        if plan.noise is NoiseMode.SHARES:
+            nobody = {name: rows[:0] for name, rows in self._rows.items()}
+
+            def contribute(gradient: IntegerGradient, first: bool) -> GridRelease:
+                return gradient.release(drawn() if first else nobody, honest=plan.honest)
+
+            summed = sum_of_shares(plan, shapes, contribute, noise=noise, steps=steps)
+            self._add(total, summed, 1 / self._plan.max_grad_norm)
+            return total
+        private: dpsgd.PrivateGradient | LocalIntegerGradient = (
+            LocalIntegerGradient(plan=plan, shapes=shapes, noise=grid_noise(noise))
+            if plan.arithmetic is Arithmetic.INTEGER
+            else dpsgd.PrivateGradient(plan=plan, shapes=shapes, noise=noise)
+        )
+        for _ in range(steps):
+            scale = plan.expected_batch_size / self._plan.max_grad_norm
+            self._add(total, private.release(drawn()), scale)
         private.finish()
         return total
 
+    def _add(self, total: Vector, released: Mapping[str, torch.Tensor], scale: float) -> None:
+        """Adds released blocks to a sum, weighted."""
+        for name, where in self.blocks.items():
+            weighted = scale * self._plan.weight(name)
+            total[where] += weighted * released[name].double().numpy().reshape(-1)
+
+
+def grid_noise(noise: NoiseSource) -> IntegerNoise:
+    """The source of integers in the place of a float one: none for none, else the operating system's."""
+    return noise if isinstance(noise, InsecureZeroNoise) else DiscreteGaussianNoise()
+
+
+def sum_of_shares(
+    plan: DPPlan,
+    shapes: Mapping[str, tuple[int, ...]],
+    contribute: Callable[[IntegerGradient, bool], GridRelease],
+    *,
+    noise: NoiseSource,
+    steps: int,
+) -> dict[str, torch.Tensor]:
+    """The sum of the contributions that a plan with shared noise counts on, over some steps.
+
+    Args:
+        plan: The claim.
+        shapes: Block -> shape.
+        contribute: Makes a contribution with the gradient of one round; told whether it is of the first
+            contributor, who alone holds examples.
+        noise: Where every share comes from.
+        steps: Rounds of one step each.
+
+    Returns:
+        Block -> float32 `[*shape]`, unweighted.
+    """
+    reader = IntegerGradient(plan=plan, shapes=shapes)
+    total = np.zeros(reader.dimension, dtype=np.int64)
+    for contributor in [*range(plan.honest)] * steps:
+        gradient = IntegerGradient(plan=plan, shapes=shapes, noise=grid_noise(noise))
+        release = contribute(gradient, contributor == 0)
+        total += release.query + release.noise
+    return reader.gradient(total, examples=1.0)
+
 
 def claimed_steps(plan: DPPlan, *, steps: int, unclipped: bool) -> DPPlan:
-    """The plan with so many steps a round; the control's has a clip norm beyond all gradients."""
-    plan = replace(plan, steps_per_round=steps, rounds=1)
-    if not unclipped:
-        return plan
-    return replace(plan, max_grad_norm=_BEYOND_ALL, clip=ClipMode.FLAT)
+    """The plan with so many steps a round, or one where noise is shared.
+
+    The control's has a clip norm beyond all gradients; it is in floats, for a grid has no room for any gradient.
+    """
+    if unclipped:
+        plan = replace(
+            plan,
+            max_grad_norm=_BEYOND_ALL,
+            clip=ClipMode.FLAT,
+            noise=NoiseMode.LOCAL,
+            arithmetic=Arithmetic.FLOAT,
+            clip_steps=None,
+            honest=1,
+            unit=PrivacyUnit.EXAMPLE,
+        )
+    return replace(plan, steps_per_round=1 if plan.noise is NoiseMode.SHARES else steps, rounds=1)
 
 
 def lay_out(sizes: Mapping[str, int]) -> dict[str, slice]:

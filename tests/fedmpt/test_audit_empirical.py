@@ -15,29 +15,31 @@ import pytest
 import torch
 
 from fedmpt import learner
-from fedmpt.audit.empirical import (
-    Subject,
-    audit_empirically,
-    canary_step,
-    crafted_pool,
-    mechanism_checks,
-)
-from fedmpt.audit.trained import Carried, TrainedStep, carried_parameters
+from fedmpt.audit.empirical import audit_empirically, audited_client, mechanism_checks
+from fedmpt.audit.stand_ins import Carried, Unpenalised, carried_parameters
+from fedmpt.audit.subjects import Subject, canary_step, crafted_pool
+from fedmpt.audit.trained import TrainedStep
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.fedmpt import FedMPT
 from privacy import (
+    Arithmetic,
     ClipMode,
+    DiscreteGaussianNoise,
     DPPlan,
+    DPSpace,
     GaussianNoise,
     Ledger,
+    NoiseMode,
     PLDAccountant,
     PoissonSampler,
     PrivateGradient,
 )
 from privacy.audit import CheckResult, Verdict, check_one_run, overall, take_all
 from privacy.dpsgd import SecretNoiseDPOptimizer
+from privacy.grid import clip_steps_for, share_variance
+from privacy.integer import IntegerGradient
 from privacy.noise import InsecureZeroNoise
 from privacy.sketch import build_sketch
 
@@ -67,19 +69,40 @@ def make(backbone: Backbone, plan: DPPlan, *, space: str = "text") -> Subject:
         for name, value in method.initial_parameters(0).items()
     }
     bare = TrainedStep(Carried(method), carried_parameters(method, moved), pool, plan)
-    prompts = {name: moved[name] for name in method.prompt_blocks}
-    ranks = dict.fromkeys(prompts, 8)
-    sketch = build_sketch(method.encode_text, prompts, ranks=ranks, public_seed=0)
-    sketched = TrainedStep(method, moved, pool, plan, sketch=sketch)
+    head = bare
+    if space != "text":
+        prompts = {name: moved[name] for name in method.prompt_blocks}
+        ranks = dict.fromkeys(prompts, 8)
+        sketch = build_sketch(method.encode_text, prompts, ranks=ranks, public_seed=0)
+        head = TrainedStep(
+            Unpenalised(method),
+            moved,
+            pool,
+            plan,
+            space=DPSpace(space),
+            sketch=sketch if space == "sketch" else None,
+        )
     crafted = tuple(i for i, name in enumerate(pool.names) if not name.startswith("image"))
     return Subject(
-        head=bare if space == "text" else sketched,
+        head=head,
         bare=bare,
         canaries=canary_step(plan, 250),
         pool=pool,
         crafted=crafted,
         plan=plan,
     )
+
+
+IN_INTEGERS = replace(
+    PLAN, arithmetic=Arithmetic.INTEGER, clip_steps=clip_steps_for(PLAN.noise_multiplier, 1)
+)
+IN_SHARES = replace(
+    IN_INTEGERS,
+    noise=NoiseMode.SHARES,
+    honest=3,
+    steps_per_round=1,
+    clip_steps=clip_steps_for(PLAN.noise_multiplier, 3),
+)
 
 
 @pytest.fixture(scope="module", params=["text", "sketch"])
@@ -108,6 +131,21 @@ def test_correct_code_passes_every_check_of_the_mechanism(
     assert all(
         r.control is not None and r.control > 1.5 for r in replay
     )  # a missing clip would show
+
+
+@pytest.mark.parametrize(
+    ("plan", "space"),
+    [(IN_INTEGERS, "text"), (IN_INTEGERS, "sketch"), (IN_SHARES, "sketch"), (PLAN, "prompt")],
+    ids=["integers in text", "integers in a sketch", "shares", "prompt space"],
+)
+def test_correct_code_passes_in_integers_in_shares_and_in_prompt_space(
+    backbone: Backbone, accountant: PLDAccountant, plan: DPPlan, space: str
+) -> None:
+    made = make(backbone, plan, space=space)
+    results = list(mechanism_checks(made, accountant))
+    assert [r.verdict for r in results] == [Verdict.PASS] * len(results)
+    if space == "prompt":  # and it is the prompts' own gradients that were clipped and noised
+        assert {"condition_tokens", "class_tokens"} <= set(made.head.blocks)
 
 
 @pytest.mark.slow
@@ -234,6 +272,54 @@ def test_a_seeded_bug_is_caught_by_the_checks_that_are_meant_to(
     assert BUGS[bug] <= failed(subject, accountant)
 
 
+def shares_of_too_little(patch: pytest.MonkeyPatch) -> None:
+    variance = "privacy.integer.share_variance"
+    patch.setattr(variance, lambda sigma, steps, honest: share_variance(sigma, steps, 2 * honest))
+
+
+def integers_halved(patch: pytest.MonkeyPatch) -> None:
+    integers = DiscreteGaussianNoise.integers
+
+    def half(self: DiscreteGaussianNoise, size: int, *, variance: int) -> Any:
+        return integers(self, size, variance=variance) // 2
+
+    patch.setattr(DiscreteGaussianNoise, "integers", half)
+
+
+def grid_without_clipping(patch: pytest.MonkeyPatch) -> None:
+    def rounded(self: IntegerGradient, rows: dict[str, torch.Tensor]) -> Any:
+        unit = self._plan.grid_steps / self._plan.max_grad_norm
+        flat = torch.cat([self._weights[n] * rows[n].flatten(1) for n in sorted(rows)], dim=1)
+        finite = torch.nan_to_num(flat, posinf=1e4, neginf=-1e4)
+        return (unit * finite).round().to(torch.int64).numpy()
+
+    patch.setattr(IntegerGradient, "_on_grid", rounded)
+
+
+@pytest.mark.parametrize("plan", [IN_INTEGERS, IN_SHARES], ids=["integers", "shares"])
+@pytest.mark.parametrize(
+    ("bug", "caught_by"),
+    [
+        (integers_halved, {"mechanism variance", "canary regression"}),
+        (shares_of_too_little, {"mechanism variance", "canary regression"}),
+        (grid_without_clipping, {"neighbour replay"}),
+        (shuffled_batches, {"Poisson sampling"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_seeded_bug_in_integers_is_caught(
+    backbone: Backbone,
+    accountant: PLDAccountant,
+    plan: DPPlan,
+    bug: Callable[[pytest.MonkeyPatch], None],
+    caught_by: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make(backbone, plan, space="sketch")
+    bug(monkeypatch)
+    assert caught_by <= failed(made, accountant)
+
+
 def test_an_audit_of_flat_clipping_catches_a_missing_clip_too(
     backbone: Backbone, accountant: PLDAccountant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,13 +329,13 @@ def test_an_audit_of_flat_clipping_catches_a_missing_clip_too(
     assert "neighbour replay" in failed(subject, accountant)
 
 
-@pytest.mark.parametrize("space", ["text", "sketch"])
+@pytest.mark.parametrize("space", ["text", "sketch", "prompt"])
 def test_an_audit_through_the_trainer_reads_the_sum_that_was_noised(
     backbone: Backbone, space: str
 ) -> None:
     """Without noise, clipping and coins, the sum is the sum of the examples' own gradients."""
     step = make(backbone, PLAN, space=space).head
-    pool = step._pool
+    pool = step.pool
     members = [0, 3, 5]
     one_by_one = sum(
         step.gradient(
@@ -260,6 +346,8 @@ def test_an_audit_through_the_trainer_reads_the_sum_that_was_noised(
     assert isinstance(one_by_one, torch.Tensor)
     expected = one_by_one.detach().numpy()
     assert step.unprotected_sum(members) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    rows = step.rows(members).sum(0).numpy()
+    assert rows == pytest.approx(expected, rel=1e-3, abs=1e-4)
     noised = step.noised_sum(members, sampler=take_all(PLAN), noise=GaussianNoise())
     exact = step.noised_sum(members, sampler=take_all(PLAN), noise=InsecureZeroNoise())
     spread = np.std(noised - exact)
@@ -291,10 +379,13 @@ def test_the_whole_audit_of_a_run_finds_nothing_and_every_attack_has_a_control_t
 ) -> None:
     monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
     small_run(tmp_path / "run", train__rounds=2, data__scenes__train_size=600)
-    results = list(audit_empirically(tmp_path / "run", ledgers=None, progress=Silence()))
+    results = list(audit_empirically(tmp_path / "run", ledgers=None, client=0, progress=Silence()))
     assert overall(results) is Verdict.PASS
-    attacks = [r for r in results if r.check.startswith(("membership", "gradient", "one-run"))]
-    assert len(attacks) == 6
+    attacks = [r for r in results if r.control is not None and r.check[:9] != "neighbour"]
+    assert [r.check.split(",")[0].split(" at")[0] for r in attacks] == [
+        *("one-run audit", "one-run audit", "membership", "LiRA", "FedMIA", "FedMIA"),
+        *("PromptMIA", "gradient inversion"),
+    ]
     for attack in attacks:
         assert attack.control is not None
         assert attack.control > attack.statistic
@@ -313,4 +404,4 @@ def test_a_run_without_privacy_has_nothing_to_contradict(
 ) -> None:
     small_run(tmp_path / "run", privacy__enabled=False, train__rounds=1)
     with pytest.raises(UsageError, match="claims no privacy"):
-        list(audit_empirically(tmp_path / "run", ledgers=None, progress=Silence()))
+        audited_client(tmp_path / "run", ledgers=None, client=None)
