@@ -40,9 +40,10 @@ from privacy.audit.inversion import InversionTarget, ObservedUpdate
 
 _INVERTED: Final = 12
 _TRIALS: Final = 200
-_MOST_RUNS: Final = 32
+_MOST_RUNS: Final = 24
 _LEAST_RUNS: Final = 12  # fewer shadows tell nothing of a single target
-_PLANTED_TRIALS: Final = 250
+_PATIENCE: Final = 5.0  # times the budget, for the least number of runs
+_PLANTED_TRIALS: Final = 200
 _COIN_VARIANCE: Final = 0.25  # of a target's being in
 _EVEN: Final = 1e-4  # in the place of noise where there is none
 _GOAL_EPSILON: Final = 8.0  # what the goals below are for
@@ -87,7 +88,7 @@ def attack_checks(
     federation: Federation,
     accountant: PLDAccountant,
     *,
-    budget_s: float = 60.0,
+    budget_s: float = 120.0,
     runs: int = _MOST_RUNS,
 ) -> Iterator[CheckResult]:
     """Attack what leaves, each attack beside its control.
@@ -96,7 +97,7 @@ def attack_checks(
         subject: what is audited.
         federation: the run.
         accountant: gives the profiles.
-        budget_s: wall time for simulated runs; the fewer fit, the fewer are made.
+        budget_s: wall time for simulated runs: as many as fit are made, and at least a dozen.
         runs: largest number of simulated runs.
     """
     yield _one_update(subject, accountant)
@@ -153,16 +154,17 @@ def _over_rounds(
         carrier = dict.fromkeys(bare.method.prompt_blocks, min(rates, default=1.0))
         settings = replace(settings, lr_multipliers={**settings.lr_multipliers, **carrier})
     rounds = PrivateRounds(private, settings=settings, lr=lr)
+    began = time.perf_counter()
     seen = [rounds.run(targets, coins)]
-    one = time.perf_counter() - started
-    count = min(runs, int(budget_s / one)) // 2 * 2
-    if count < min(_LEAST_RUNS, runs):
+    one = time.perf_counter() - began
+    least = min(_LEAST_RUNS, runs)
+    if least * one > _PATIENCE * budget_s:
         yield not_attempted(
             "attacks on whole runs (LiRA, FedMIA)",
-            f"one simulated run takes {one:.0f} s here, and {_LEAST_RUNS} at least are needed; with a smaller model or "
-            "a faster machine they are made",
+            f"a simulated run takes {one:.0f} s here, and at least {least} are needed; a faster machine makes them",
         )
         return
+    count = min(runs, max(least, int(budget_s / one)))
     seen += [rounds.run(targets, coins) for _ in range(count - 1)]
     control = [
         train_openly(bare, targets, coins, settings=_OPEN, lr=_OPEN_RATE) for _ in range(count)
