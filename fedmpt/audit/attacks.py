@@ -7,7 +7,7 @@ of released models and its own updates, and whoever gets the model has its last 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -71,16 +71,17 @@ class View:
 
 def views_of(federation: Federation) -> list[View]:
     """Return the parties that see sums of updates in the run, and what they see of them."""
-    config = federation.config
+    config, cohort = federation.config, len(federation.schedule[0])
     if config.privacy.noise == "shares":
         return [View(who="the server and its colluders: sums less what they know", index=0)]
-    other = View(who="another client: every model less its own update", index=1)
+    last = min(cohort, 3) - 1  # views differ by how many other clients' noise is in them
     server = {
         "none": View(who="the server: every update", index=0),
-        "masking": View(who="the server: masked sums", index=2),
-        "ckks": View(who="two clients who decrypt sums", index=2),
+        "masking": View(who="the server: masked sums", index=last),
+        "ckks": View(who="two clients who decrypt sums", index=last),
     }
-    return [server[config.secagg.mode], other]
+    other = View(who="another client: every model less its own update", index=max(0, last - 1))
+    return [server[config.secagg.mode], other][:cohort]
 
 
 def attack_checks(
@@ -153,7 +154,8 @@ def _over_rounds(
         rates = [settings.lr_multipliers.get(n, 1.0) for n in federation.method.prompt_blocks]
         carrier = dict.fromkeys(bare.method.prompt_blocks, min(rates, default=1.0))
         settings = replace(settings, lr_multipliers={**settings.lr_multipliers, **carrier})
-    rounds = PrivateRounds(private, settings=settings, lr=lr)
+    cohort = len(federation.schedule[0])
+    rounds = PrivateRounds(private, settings=settings, lr=lr, cohort=cohort)
     began = time.perf_counter()
     seen = [rounds.run(targets, coins)]
     one = time.perf_counter() - began
@@ -184,11 +186,12 @@ def _over_rounds(
     unprotected = _by_cosines_in_the_open(bare, targets, count, coins)
     views = views_of(federation)
     started = time.perf_counter()
-    protected = _by_cosines(private, targets, seen, [view.index for view in views])
-    for view, trials in zip(views, protected, strict=True):
+    sizes = {view.index: rounds.clients_in_view[view.index] for view in views}
+    protected = _by_cosines(private, targets, seen, sizes)
+    for view in views:
         yield check_rates(
             f"FedMIA, {view.who}",
-            protected=trials,
+            protected=protected[view.index],
             unprotected=unprotected,
             events=events,
             accountant=accountant,
@@ -211,13 +214,19 @@ def _by_shadow_models(
 
 
 def _by_cosines(
-    step: TrainedStep, targets: Sequence[int], seen: Sequence[Seen], views: Sequence[int]
-) -> list[Trials]:
+    step: TrainedStep, targets: Sequence[int], seen: Sequence[Seen], views: Mapping[int, int]
+) -> dict[int, Trials]:
     """How much of each target's own gradient is in what was seen, summed over the looks at a run.
 
     Source: FedMIA, arXiv 2402.06289: a target is accused where the cosine of updates with its gradient is larger than
     without it. Candidates' gradients have much in common, so the cosines are those of what each does not share with the
     others, as far as the noise allows (`_explained`).
+
+    Args:
+        step: the step of the simulated runs.
+        targets: examples of its pool.
+        seen: the runs.
+        views: view -> clients whose noise is in it.
     """
     plan = step.plan
     found = np.zeros((len(views), len(seen), len(targets)))
@@ -225,15 +234,18 @@ def _by_cosines(
         steps = plan.rounds * plan.steps_per_round / len(one.states)
         for look, vector in enumerate(one.states):
             rows = step.rows(targets, vector=vector).double()
-            for place, view in enumerate(views):
-                noise = (1 + view) * (plan.noise_multiplier / plan.sample_rate) ** 2 / steps
+            for place, (view, clients) in enumerate(views.items()):
                 total = torch.from_numpy(one.sums[view, look]).double()
-                found[place, run] += _explained(total[None], rows, noise=noise)[0]
+                noise = _seen_noise(total, rows)
+                if noise is None:  # too few values to see it: then as claimed
+                    noise = clients * plan.noise_multiplier**2 * steps
+                part = (plan.sample_rate * steps) ** 2
+                found[place, run] += _explained(total[None], rows, noise=noise / part)[0]
     members = np.stack([one.members for one in seen])
-    return [
-        Trials(scores=likelihood_ratios(scores, members, online=False), members=members)
-        for scores in found
-    ]
+    return {
+        view: Trials(scores=likelihood_ratios(scores, members, online=False), members=members)
+        for view, scores in zip(views, found, strict=True)
+    }
 
 
 def _by_cosines_in_the_open(
@@ -259,10 +271,28 @@ def _explained(sums: torch.Tensor, rows: torch.Tensor, *, noise: float) -> NDArr
         float64 ``[S, n]``.
     """
     units = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    even = _COIN_VARIANCE**-1 * noise * torch.eye(len(units), dtype=torch.float64)
+    even = max(_EVEN, noise / _COIN_VARIANCE) * torch.eye(len(units), dtype=torch.float64)
     solved = torch.linalg.solve(units @ units.T + even, units @ sums.T)  # [n, S]
     result: NDArray[np.float64] = solved.T.numpy()
     return result
+
+
+def _seen_noise(total: torch.Tensor, rows: torch.Tensor) -> float | None:
+    """The variance of a sum's values that no gradient explains: its noise, which need not be what was claimed.
+
+    Args:
+        total: float64 ``[d]``.
+        rows: gradients, float64 ``[n, d]``.
+
+    Returns:
+        The variance; None where fewer than half of the values are left over.
+    """
+    count, size = rows.shape
+    if size < 2 * count:
+        return None
+    basis = torch.linalg.qr(rows.T)[0]  # [d, n]
+    left = total - basis @ (basis.T @ total)
+    return float(left.square().sum()) / (size - count)
 
 
 def _planted(subject: Subject, federation: Federation, accountant: PLDAccountant) -> CheckResult:
@@ -278,7 +308,8 @@ def _planted(subject: Subject, federation: Federation, accountant: PLDAccountant
     random = np.random.default_rng()
     protected = np.zeros((_PLANTED_TRIALS, 2))
     unprotected = np.zeros((_PLANTED_TRIALS, 2))
-    rounds = PrivateRounds(step, settings=settings, lr=lr)
+    cohort = len(federation.schedule[0])
+    rounds = PrivateRounds(step, settings=settings, lr=lr, cohort=cohort)
     for trial in range(_PLANTED_TRIALS):
         for place, extra in enumerate(([], [target])):
             some = random.random(len(held)) < 0.5  # the attacker guesses what else is held

@@ -1,10 +1,10 @@
 """Simulated runs for attacks on membership: the run's own private training, over images that are in by a coin.
 
 One simulated run starts where the real one did and takes all its rounds, with its plan, optimiser and learning rates.
-The audited client holds about half of the targets. Two other clients add their noise and nothing else: an attacker who
-knows their images would take them out. So a sum has less noise than the real one, with a dozen clients, and the attack
-is stronger than one on the run itself. Where the clients share the noise, a sum is over as many shares as the claim
-counts on.
+The audited client holds about half of the targets. The other clients of a round add their noise and nothing else: an
+attacker who knows their images would take them out. All but one of them are trained as one, whose noise has the
+variance of theirs together; without data and with SGD that is the same. Where the clients share the noise, a sum is
+over as many shares as the claim counts on.
 
 In ``sketch`` space the sketch of the start serves all rounds; in ``text`` space the text features are parameters. Both
 move the point at which gradients are taken, not what is clipped, noised and charged.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -27,13 +27,13 @@ from fedmpt import learner
 from fedmpt.audit.trained import TrainedStep
 from fedmpt.learner import LocalSettings
 from fedmpt.types import FloatVector, GlobalState
-from privacy import GaussianNoise, NoiseMode, PoissonSampler
+from privacy import Arithmetic, DPPlan, GaussianNoise, NoiseMode, PoissonSampler
 from privacy.audit.step import sum_of_shares
 from privacy.dpsgd import StepHistory
+from privacy.grid import clip_steps_for
 from privacy.integer import GridRelease, IntegerGradient
 
 _CPU: Final = torch.device("cpu")
-OTHERS: Final = 2  # clients beside the audited one
 LOOKS: Final = 5  # states of a run at which the attacker takes gradients
 
 
@@ -45,7 +45,8 @@ class Seen:
         members: bool ``[n]``, the coins.
         states: the global state at the start of each look, ``G`` vectors.
         sums: float32 ``[V, G, d]``, what each view saw until the next look, in weighted units of C: the audited
-            client's own noised sums; with one other client's; with both. Shared noise has a single view.
+            client's own noised sums; with those of all others but one; with those of all. Two clients have two views,
+            one client and shared noise have one.
         final: the released state.
     """
 
@@ -62,18 +63,28 @@ class PrivateRounds:
         step: the step, at the state that runs start from.
         settings: the run's local optimiser.
         lr: its largest learning rate.
+        cohort: clients of a round.
     """
 
-    def __init__(self, step: TrainedStep, *, settings: LocalSettings, lr: float) -> None:
+    def __init__(
+        self, step: TrainedStep, *, settings: LocalSettings, lr: float, cohort: int
+    ) -> None:
         self._step = step
+        self._cohort = cohort
+        self._others: list[DPPlan] = []
+        if step.plan.noise is not NoiseMode.SHARES:
+            self._others += [_crowd(step.plan, cohort - 2)] if cohort > 2 else []
+            self._others += [step.plan] if cohort > 1 else []
         self._settings = settings
         self._lr = lr
         self._shared: torch.optim.Optimizer | None = None
 
     @property
-    def views(self) -> int:
-        """How many views of a round there are."""
-        return 1 if self._step.plan.noise is NoiseMode.SHARES else 1 + OTHERS
+    def clients_in_view(self) -> tuple[int, ...]:
+        """How many clients' noise is in each view of a round; shared noise counts as one."""
+        if self._step.plan.noise is NoiseMode.SHARES:
+            return (1,)
+        return tuple(sorted({1, max(1, self._cohort - 1), self._cohort}))
 
     def round(
         self, vector: FloatVector, held: Sequence[int], number: int
@@ -93,7 +104,7 @@ class PrivateRounds:
         if plan.noise is NoiseMode.SHARES:
             return self._shared_round(vector, held, lr, first=number == 0)
         seen, total = [], np.zeros_like(vector)
-        for members in (held, *([()] * OTHERS)):
+        for members, own in ((held, plan), *(((), other) for other in self._others)):
             delta = learner.train_privately(
                 step.method,
                 step.spec,
@@ -103,8 +114,8 @@ class PrivateRounds:
                 lr=lr,
                 weight=1,
                 device=_CPU,
-                plan=plan,
-                sampler=PoissonSampler(plan),
+                plan=own,
+                sampler=PoissonSampler(own),
                 noise=GaussianNoise(),
                 history=StepHistory(),
                 sketch=step.sketch,
@@ -112,7 +123,7 @@ class PrivateRounds:
             ).delta
             total += delta
             seen.append(step.read(-self._unscaled(total, lr)).numpy())
-        return np.stack(seen), vector + total / np.float32(1 + OTHERS)
+        return np.stack(seen), vector + total / np.float32(self._cohort)
 
     def run(self, targets: Sequence[int], coins: np.random.Generator) -> Seen:
         """Make a whole run in which each target is in with probability 1/2."""
@@ -170,6 +181,17 @@ class PrivateRounds:
             value.grad = scale * released[name]
         self._shared.step()
         return seen, step.spec.flatten(self._parameters)
+
+
+def _crowd(plan: DPPlan, clients: int) -> DPPlan:
+    """The plan of so many clients together, as far as their noise goes."""
+    noise_multiplier = plan.noise_multiplier * math.sqrt(clients)
+    in_integers = plan.arithmetic is Arithmetic.INTEGER
+    return replace(
+        plan,
+        noise_multiplier=noise_multiplier,
+        clip_steps=clip_steps_for(noise_multiplier, 1) if in_integers else None,
+    )
 
 
 def train_openly(

@@ -19,12 +19,14 @@ from fedmpt.audit.planted import planted_state, telling_direction
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import audit_run
 from fedmpt.audit.saved import EMPIRICAL_FILE, read_audit, save_audit
+from fedmpt.audit.shadows import PrivateRounds
 from fedmpt.audit.shared_noise import check_opened_sums
 from fedmpt.audit.subjects import BASE, Subject, charged_plan, make_subject, worst_off
 from fedmpt.config import load_config
 from fedmpt.engine.prepare import Federation, prepare
 from fedmpt.errors import UsageError
 from fedmpt.report.write import Choices, write_report
+from fedmpt.types import ClientId
 from privacy import GaussianNoise, NoiseMode, PLDAccountant
 from privacy.audit import AttackRates, CheckResult, Verdict, not_attempted
 
@@ -85,7 +87,7 @@ def test_attacks_on_whole_runs_stay_within_the_claim_and_exceed_it_where_noise_i
         assert result.control_rates.true_positive_low > 0.5
     silence_noise(monkeypatch)
     broken = over_rounds(staged, accountant)
-    assert {r.verdict for r in broken[1:]} == {Verdict.FAIL}
+    assert {r.verdict for r in broken[1:]} == {Verdict.FAIL}, [r.words for r in broken]
 
 
 def test_a_planted_state_shows_the_target_without_privacy_and_with_the_noise_forgotten(
@@ -128,6 +130,9 @@ def test_coins_are_recovered_from_a_sum_that_nothing_hides() -> None:
     units = rows / rows.norm(dim=1, keepdim=True)
     found = attacks._explained(torch.from_numpy(members).double() @ units, rows, noise=1e-6)
     assert found == pytest.approx(members.astype(float), abs=0.02)
+    noisy = torch.from_numpy(members[0] @ units.numpy() + 0.3 * random.standard_normal(200))
+    assert attacks._seen_noise(noisy, rows) == pytest.approx(0.09, rel=0.5)
+    assert attacks._seen_noise(noisy[:50], rows[:, :50]) is None
     drowned = attacks._explained(torch.from_numpy(members).double() @ units, rows, noise=1e6)
     assert np.abs(drowned).max() < 1e-3
 
@@ -136,9 +141,22 @@ def test_the_views_are_those_of_the_parties(staged: tuple[Federation, Subject]) 
     federation, _ = staged
     masked = attacks.views_of(federation)
     assert [view.index for view in masked] == [2, 1]
-    options = {"secagg.mode": "none"}
-    bare = replace(federation, config=load_config(options=options))
+    bare = replace(federation, config=load_config(options={"secagg.mode": "none"}))
     assert [view.index for view in attacks.views_of(bare)] == [0, 1]
+    alone = replace(bare, schedule=((ClientId(0),),))
+    assert [view.who for view in attacks.views_of(alone)] == ["the server: every update"]
+
+
+def test_noise_of_all_other_clients_is_in_the_views_that_have_it(
+    staged: tuple[Federation, Subject],
+) -> None:
+    federation, subject = staged
+    rounds = PrivateRounds(subject.head, settings=federation.local, lr=0.01, cohort=12)
+    assert rounds.clients_in_view == (1, 11, 12)
+    drawn = [rounds.round(subject.head.state.vector, (), 0)[0] for _ in range(12)]
+    spread = np.stack(drawn).std(axis=(0, 2))  # [V]
+    steps, sigma = subject.plan.steps_per_round, subject.plan.noise_multiplier
+    assert spread == pytest.approx(sigma * np.sqrt(steps * np.array([1, 11, 12])), rel=0.1)
 
 
 def test_the_client_that_spent_most_is_attacked_unless_another_is_named(
