@@ -71,7 +71,9 @@ class View:
 
 def views_of(federation: Federation) -> list[View]:
     """Return the parties that see sums of updates in the run, and what they see of them."""
-    config, cohort = federation.config, len(federation.schedule[0])
+    config, cohort = federation.config, _cohort(federation)
+    if config.train.weighting == "none":
+        return []  # every client trains alone
     if config.privacy.noise == "shares":
         return [View(who="the server and its colluders: sums less what they know", index=0)]
     last = min(cohort, 3) - 1  # views differ by how many other clients' noise is in them
@@ -82,6 +84,11 @@ def views_of(federation: Federation) -> list[View]:
     }
     other = View(who="another client: every model less its own update", index=max(0, last - 1))
     return [server[config.secagg.mode], other][:cohort]
+
+
+def _cohort(federation: Federation) -> int:
+    """Clients whose noise is in a round's model."""
+    return 1 if federation.config.train.weighting == "none" else len(federation.schedule[0])
 
 
 def attack_checks(
@@ -154,7 +161,7 @@ def _over_rounds(
         rates = [settings.lr_multipliers.get(n, 1.0) for n in federation.method.prompt_blocks]
         carrier = dict.fromkeys(bare.method.prompt_blocks, min(rates, default=1.0))
         settings = replace(settings, lr_multipliers={**settings.lr_multipliers, **carrier})
-    cohort = len(federation.schedule[0])
+    cohort = _cohort(federation)
     rounds = PrivateRounds(private, settings=settings, lr=lr, cohort=cohort)
     began = time.perf_counter()
     seen = [rounds.run(targets, coins)]
@@ -298,17 +305,22 @@ def _seen_noise(total: torch.Tensor, rows: torch.Tensor) -> float | None:
 def _planted(subject: Subject, federation: Federation, accountant: PLDAccountant) -> CheckResult:
     """One round from a planted state, with the target in the data and without it, many times."""
     started, plan = time.perf_counter(), subject.plan
+    views = views_of(federation)
+    if not views:
+        return not_attempted(
+            "PromptMIA", "every client trains alone: no server sends a model or gets an update"
+        )
     target, held = BASE, [i for i in subject.images if i != BASE][:BASE]
     parameters = planted_state(subject.head, target=target, others=held)
     step = step_at(federation, plan, subject.pool, parameters, round_number=0)
     direction = telling_direction(step, target=target, others=held)
     settings, lr = federation.local, federation.config.train.lr or 0.0
-    view = views_of(federation)[0].index
+    view = views[0].index
     bare = step.rows([*held, target]).double().numpy() @ direction  # [n + 1]
     random = np.random.default_rng()
     protected = np.zeros((_PLANTED_TRIALS, 2))
     unprotected = np.zeros((_PLANTED_TRIALS, 2))
-    cohort = len(federation.schedule[0])
+    cohort = _cohort(federation)
     rounds = PrivateRounds(step, settings=settings, lr=lr, cohort=cohort)
     for trial in range(_PLANTED_TRIALS):
         for place, extra in enumerate(([], [target])):

@@ -19,7 +19,6 @@ from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.share_terms import honest_others
 from fedmpt.engine.shares import SharedNoise
-from fedmpt.engine.spaces import round_sketch
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import ClientId
 from privacy import DPPlan, GaussianNoise
@@ -43,8 +42,7 @@ def check_opened_sums(federation: Federation, plan: DPPlan) -> CheckResult:
         plan: a client's charged plan, with shared noise.
     """
     watch = Stopwatch()
-    sketch = round_sketch(federation.config, federation.method, federation.initial, round_number=0)
-    rounds = SharedNoise(federation, [plan], sketch)
+    rounds = SharedNoise(federation, [plan])
     envelope = GridEnvelope(layout=rounds.layout)
     cohort = federation.schedule[0]
     honest: set[int] = set()

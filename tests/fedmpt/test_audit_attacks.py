@@ -137,12 +137,17 @@ def test_coins_are_recovered_from_a_sum_that_nothing_hides() -> None:
     assert np.abs(drowned).max() < 1e-3
 
 
-def test_the_views_are_those_of_the_parties(staged: tuple[Federation, Subject]) -> None:
-    federation, _ = staged
+def test_the_views_are_those_of_the_parties(
+    staged: tuple[Federation, Subject], accountant: PLDAccountant
+) -> None:
+    federation, subject = staged
     masked = attacks.views_of(federation)
     assert [view.index for view in masked] == [2, 1]
     bare = replace(federation, config=load_config(options={"secagg.mode": "none"}))
     assert [view.index for view in attacks.views_of(bare)] == [0, 1]
+    single = replace(federation, config=load_config(options={"train.weighting": "none"}))
+    assert attacks.views_of(single) == []
+    assert attacks._planted(subject, single, accountant).verdict is Verdict.INCONCLUSIVE
     alone = replace(bare, schedule=((ClientId(0),),))
     assert [view.who for view in attacks.views_of(alone)] == ["the server: every update"]
 
