@@ -94,6 +94,9 @@ SHARED: Final = replace(
 )
 MOMENTUM: Final = 0.9
 WEIGHT_DECAY: Final = 0.0
+FULL_RATE_EPSILON: Final = (
+    4.0  # below, noise would carry a client's many local steps further than its images do
+)
 CLIP: Final = 1.0  # the unit of clipped gradients; block weights decide what it means
 
 
@@ -106,7 +109,7 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
         images: training images of all clients; used without privacy only.
     """
     rule = _rule(config.privacy)
-    few = 1.0 if config.privacy.enabled else min(1.0, math.sqrt(images / OPEN_IMAGES))
+    slower = _slower(config.privacy, images)
     method, privacy = config.method.fedmpt, config.privacy
     train = preset(config.train, method=config.method.name, data_name=data_name)
     conditions = _given(method.conditions, CONDITIONS.get(data_name, DEFAULT_CONDITIONS))
@@ -136,7 +139,7 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
             rounds=_given(train.rounds, rule.rounds),
             local_epochs=_given(train.local_epochs, 1),
             batch_size=_given(train.batch_size, rule.batch_size),
-            lr=_given(train.lr, few * (BLOCK_RATE if unit == "block" else rule.lr)),
+            lr=_given(train.lr, slower * (BLOCK_RATE if unit == "block" else rule.lr)),
             lr_unit=unit,
             optimizer=optimizer,
             momentum=_given(train.momentum, MOMENTUM),
@@ -165,6 +168,13 @@ def _rule(privacy: PrivacyConfig) -> Rule:
     if not privacy.enabled:
         return OPEN
     return SHARED if privacy.noise == "shares" and privacy.unit == "example" else PRIVATE
+
+
+def _slower(privacy: PrivacyConfig, images: int) -> float:
+    """Return the factor, at most 1, of the rule's learning rate where gradients are noisier than it was chosen with."""
+    if not privacy.enabled:
+        return min(1.0, math.sqrt(images / OPEN_IMAGES))
+    return min(1.0, privacy.epsilon / FULL_RATE_EPSILON) if privacy.noise == "local" else 1.0
 
 
 def _given(value: T | None, rule: T) -> T:

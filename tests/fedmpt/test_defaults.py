@@ -64,3 +64,16 @@ def test_a_client_as_the_unit_trains_locally_as_ever() -> None:
     by_client = _resolved(privacy__noise="shares", privacy__unit="client").train
     assert by_client.optimizer == "sgd"
     assert by_client.rounds == 20
+
+
+def test_local_steps_are_shorter_where_budgets_are_small() -> None:
+    rates = {
+        epsilon: _resolved(privacy__epsilon=epsilon).train.lr for epsilon in (1.0, 2.0, 4.0, 8.0)
+    }
+    assert rates[8.0] == rates[4.0] == 2 * rates[2.0] == 4 * rates[1.0]
+    shared = [
+        _resolved(privacy__noise="shares", privacy__epsilon=epsilon).train.lr
+        for epsilon in (1.0, 8.0)
+    ]
+    assert shared[0] == shared[1]
+    assert _resolved(privacy__epsilon=1.0, train__lr=0.05).train.lr == 0.05
