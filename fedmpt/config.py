@@ -77,6 +77,14 @@ class VocConfig(Section, frozen=True, kw_only=True):
     )
 
 
+class MLRSNetConfig(Section, frozen=True, kw_only=True):
+    """MLRSNet; see docs/data.md."""
+
+    split: Literal["images", "categories"] = (
+        "images"  # of every category a share, or the last half of the categories, for the test
+    )
+
+
 class DataConfig(Section, frozen=True, kw_only=True):
     """What is learnt from."""
 
@@ -85,6 +93,7 @@ class DataConfig(Section, frozen=True, kw_only=True):
     strict: bool = False  # refuse corrupt images instead of counting them
     mask: Probability = 0.0  # share of positive training labels that is dropped (part annotation)
     mask_mode: Literal["drop_positive", "ignore"] = "drop_positive"
+    mask_test: bool = False  # the test labels as well, which spoils every figure: authors-code only
     protocol: Literal["standard", "fzsl", "fgzsl"] = "standard"  # tested on unseen, or all, classes
     unseen: tuple[str, ...] | None = None  # classes kept from training; None: the data set's own
     unseen_share: Share = 0.25  # of the classes, where the data set has no list and they are drawn
@@ -93,6 +102,7 @@ class DataConfig(Section, frozen=True, kw_only=True):
     min_labels_test: Count = 0  # of a test image
     coco: CocoConfig = CocoConfig()
     voc: VocConfig = VocConfig()
+    mlrsnet: MLRSNetConfig = MLRSNetConfig()
     scenes: ScenesConfig = ScenesConfig()
 
 
@@ -294,7 +304,7 @@ class MethodConfig(Section, frozen=True, kw_only=True):
 class TrainConfig(Section, frozen=True, kw_only=True):
     """The federated loop and the local optimiser. None: by preset, else by rule with and without privacy."""
 
-    preset: Literal["paper", "native"] | None = None  # see docs/methods.md
+    preset: Literal["paper", "native", "authors-code"] | None = None  # docs/methods.md, paper.md
     rounds: Positive | None = None
     local_epochs: Positive | None = None  # None: by preset, else 1
     batch_size: Positive | None = None

@@ -86,6 +86,14 @@ class Console:
             for label, key in (("lowest of a client", "min"), ("highest of a client", "max")):
                 table.add_row(label, *_percents(summary["final_clients"][key]))
         self._out.print(table)
+        if summary["compatibility"] is not None:
+            best = summary["final_oracle"]
+            self._out.print(
+                f"[bold red]{summary['compatibility']}[/]; optimistic, at the best threshold on the test set: CF1 "
+                f"{best['CF1_oracle_optimistic']:.1f} (mean of classes {best['CF1_mean_oracle_optimistic']:.1f}) "
+                f"OF1 {best['OF1_oracle_optimistic']:.1f}",
+                soft_wrap=True,
+            )
         if summary["protocol"] != "standard":
             top = summary["final_top_k"]
             self._out.print(

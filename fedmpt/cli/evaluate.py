@@ -56,6 +56,7 @@ def command(
     precision of each class. A split that is drawn by a seed is the one of the run.
     """
     from fedmpt.cli.console import Console
+    from fedmpt.engine.authors_code import compatibility_note
     from fedmpt.engine.evaluation import evaluate_model
     from fedmpt.engine.prepare import load_data
 
@@ -63,12 +64,16 @@ def command(
     config = data_config(model, tuned.card, data=data, data_root=data_root, settings=settings)
     console = Console()
     result = evaluate_model(tuned, load_data(config, console), split=split, progress=console)
+    note = compatibility_note(config)
     if as_json:
         import json
 
-        click.echo(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+        report = result.as_dict() | {"compatibility": note}
+        click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
         _show(result)
+        if note is not None:
+            console.warning(note)
 
 
 def data_config(

@@ -43,6 +43,7 @@ class Backbone:
         logit_scale: CLIP's own multiplier of cosines, about 100.
         text: the text tower, for prompts.
         patches: number ``M`` of patch tokens of an image.
+        parameters: number of values in both towers.
         grid: patches down and across.
         preprocessing: size, mean, standard deviation, interpolation and resize mode, as open_clip names them.
         width: width ``D`` of the joint space.
@@ -80,6 +81,7 @@ class Backbone:
             )
         self.grid = (int(visual.grid_size[0]), int(visual.grid_size[1]))
         self.patches = self.grid[0] * self.grid[1]
+        self.parameters = sum(value.numel() for value in model.parameters())
         self.preprocessing: dict[str, Any] = dict(getattr(visual, "preprocess_cfg", {}))
         self.width = int(visual.output_dim)
 

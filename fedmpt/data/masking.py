@@ -2,7 +2,8 @@
 
 The mask is drawn once per seed, before training, over the whole training split: it is the same for
 every method and does not depend on how images are spread over clients. Test labels are never
-touched. Partition first, then mask, so that clients do not depend on the mask either.
+touched, but by `mask_test_labels`, which exists to show what that does to figures. Partition
+first, then mask, so that clients do not depend on the mask either.
 """
 
 from __future__ import annotations
@@ -50,3 +51,20 @@ def mask_labels(dataset: Dataset, *, probability: float, mode: MaskMode, seed: i
     else:
         masked[hidden] = -1
     return replace(dataset, train=replace(dataset.train, labels=masked))
+
+
+def mask_test_labels(dataset: Dataset, *, probability: float, seed: int) -> Dataset:
+    """Return ``dataset`` with each positive *test* label turned into a negative with ``probability``.
+
+    The paper's released code does so on most data sets. Figures on such a test set are of no use but to compare with
+    that code's.
+
+    Args:
+        dataset: the data set; not changed.
+        probability: 0 <= probability < 1.
+        seed: experiment seed.
+    """
+    labels: LabelMatrix = dataset.test.labels.copy()
+    hidden = generator(seed, "mask test").random(labels.shape, dtype=np.float32) < probability
+    labels[hidden & (labels == 1)] = 0
+    return replace(dataset, test=replace(dataset.test, labels=labels))

@@ -137,12 +137,21 @@ def _drawn_split(
     return ~test, test
 
 
+def _halves(
+    categories: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return bool ``[n]`` each: the first half of the categories to train on, the others to test on."""
+    train = categories < (categories.max() + 1) // 2
+    return train, ~train
+
+
 def read_mlrsnet(
     root: Path,
     *,
     seed: int,
     name: str = "mlrsnet",
     test_fraction: float = 0.2,
+    by_category: bool = False,
     policy: ReadPolicy | None = None,
 ) -> Dataset:
     """Read MLRSNet.
@@ -152,6 +161,8 @@ def read_mlrsnet(
         seed: experiment seed; decides the test split where no lists are given.
         name: what the data set is called.
         test_fraction: share of every category in a drawn test split, between 0 and 1.
+        by_category: whether whole categories are kept for the test, in the order of their names, as the paper's
+            released code does; no list is followed then.
         policy: what to do about images that cannot be read.
 
     Raises:
@@ -173,9 +184,12 @@ def read_mlrsnet(
     width = len(tables[0].header)
     labels: LabelMatrix = np.vstack([table.labels(range(1, width)) for table in tables])  # [n, C]
     categories = np.repeat(np.arange(len(tables)), [len(table.rows) for table in tables])
-    parts = _published_split(root, paths) or _drawn_split(
-        categories, seed=seed, test_fraction=test_fraction
-    )
+    if by_category:
+        parts = _halves(categories)
+    else:
+        parts = _published_split(root, paths) or _drawn_split(
+            categories, seed=seed, test_fraction=test_fraction
+        )
     left_out = {
         "in neither list of the split": int((~parts[0] & ~parts[1]).sum()),
         "in a folder without a table of labels": unlabelled,

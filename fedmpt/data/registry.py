@@ -91,6 +91,7 @@ def _mlrsnet(request: FolderRequest) -> Dataset:
         request.root,
         seed=request.seed,
         test_fraction=request.config.test_fraction,
+        by_category=request.config.mlrsnet.split == "categories",
         policy=request.policy,
     )
 

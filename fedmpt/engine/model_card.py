@@ -53,6 +53,7 @@ def run_card(
         model_sha256=hashlib.sha256(data).hexdigest(),
         metrics={name: summary[key] for name, key in figures.items() if summary[key] is not None},
         privacy=_privacy(summary["privacy"], tuned=bool(tensors.parameters)),
+        compatibility=summary["compatibility"],
     )
 
 

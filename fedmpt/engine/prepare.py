@@ -20,9 +20,10 @@ from fedmpt.data.class_names import NUS_CONCEPTS
 from fedmpt.data.dataset import Dataset, LabelMatrix, Split
 from fedmpt.data.digests import protocol_digests
 from fedmpt.data.features import Encoded, FeatureBank, cache_directory, open_or_fill
-from fedmpt.data.masking import mask_labels
+from fedmpt.data.masking import mask_labels, mask_test_labels
 from fedmpt.data.partition import Partition, clients_for, minimum_size, partition
 from fedmpt.data.registry import load_dataset
+from fedmpt.engine.authors_code import as_released
 from fedmpt.engine.block_rates import block_rates
 from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
@@ -152,6 +153,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         UsageError: something the user gave cannot be used; the message names it and the remedy.
     """
     check_method(config.method.name)
+    config = as_released(config)
     device = resolve_device(config.device)
     dataset = load_data(config, progress)
     backbone = load_backbone(
@@ -224,6 +226,7 @@ def plan_clients(config: Config, *, progress: Progress) -> tuple[Dataset, Partit
     Raises:
         UsageError: something the user gave cannot be used.
     """
+    config = as_released(config)
     dataset = load_data(config, progress)
     bank = None
     if config.clients.partition == "cluster":
@@ -271,11 +274,15 @@ def load_data(config: Config, progress: Progress) -> Dataset:
     Raises:
         UsageError: it is unknown or cannot be read.
     """
-    return load_dataset(
-        config.data,
+    data = as_released(config).data
+    dataset = load_dataset(
+        data,
         seed=config.seed,
         progress=lambda done, total: progress.progress("image files", done, total),
     )
+    if data.mask_test:
+        dataset = mask_test_labels(dataset, probability=data.mask, seed=config.seed)
+    return dataset
 
 
 def _client_count(config: Config, dataset: Dataset) -> int:

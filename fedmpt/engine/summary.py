@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from fedmpt.config import Config
+from fedmpt.engine.authors_code import compatibility_note
 from fedmpt.engine.listener import RoundRecord
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import top_k_figures
@@ -61,6 +64,9 @@ def make_summary(
         "rounds": len(rounds),
         "clients": len(federation.partition),
         "parameters": federation.tuned_values,
+        "backbone_parameters": federation.backbone.parameters,
+        "preset": config.train.preset,
+        "compatibility": compatibility_note(config),
         "folder": str(folder),
         "protocol": config.data.protocol,
         "protocol_digests": federation.protocol_digests,
@@ -70,6 +76,7 @@ def make_summary(
         "final_shared": _headline(shared) if shared else None,
         "final_clients": _by_client(records[-1]),
         "final_top_k": top_k_figures(final),
+        "final_oracle": final.oracle(),
         "final_AP": dict(zip(federation.dataset.scored, final.AP, strict=True)),
         "privacy": {
             "run": name,
@@ -95,6 +102,7 @@ def make_summary(
         "partition_digest": federation.partition.digest,
         "seconds": seconds,
         "seconds_by_phase": dict(phases),
+        "peak_memory_bytes": _peak_memory_bytes(),
     }
 
 
@@ -118,3 +126,9 @@ def _by_client(record: RoundRecord) -> dict[str, dict[str, float]] | None:
 
 def _headline(metrics: Metrics) -> dict[str, float]:
     return {"mAP": metrics.mAP, "CF1": metrics.CF1, "OF1": metrics.OF1}
+
+
+def _peak_memory_bytes() -> int:
+    """Return the largest resident memory that this process has had, also before the run."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -14,6 +14,7 @@ from fedmpt.config import Config, load_config, to_toml
 from fedmpt.data.features import cache_directory
 from fedmpt.engine.adaptive import AdaptiveUpdates
 from fedmpt.engine.aggregation import Aggregation
+from fedmpt.engine.authors_code import compatibility_note
 from fedmpt.engine.checkpoint import (
     Checkpoint,
     first_checkpoint,
@@ -173,6 +174,9 @@ def _make_ready(
 
 def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, Any]:
     """Do the rounds that are left, and what ends a run."""
+    note = compatibility_note(ready.federation.config)
+    if note is not None:
+        listener.warning(note)
     federation, plans, rounds, ledgers = (
         ready.federation,
         ready.plans,

@@ -99,6 +99,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
             ``tuned_shared`` is then the shared part alone), ``zero_shot``, ``zero_shot_class_token``.
         privacy: what it spent.
         thresholds: None for 0.5 everywhere.
+        compatibility: why the metrics are no benchmark's; None where they are.
     """
 
     schema: Literal["fedmpt.model/1"]
@@ -118,6 +119,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, dict[str, float]]
     privacy: PrivacyCard
     thresholds: ThresholdCard | None = None
+    compatibility: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,8 @@ def guarantee(summary: dict[str, Any], epsilon: float, delta: float) -> str:
 def _warnings(source: RunSource) -> list[Html]:
     """Return a banner for everything that takes a promise away."""
     warnings = []
+    if source.summary.get("compatibility"):
+        warnings.append(f"{source.summary['compatibility']}.")
     if not source.private:
         warnings.append(
             "NO DIFFERENTIAL PRIVACY: updates and the tuned model may reveal training images."

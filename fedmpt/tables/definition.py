@@ -173,7 +173,9 @@ def _check(name: str, table: TableDefinition) -> None:
     if table.kind in ("cost", "significance") and len(table.columns) > 1:
         raise UsageError(f"{name}: a {table.kind} table has rows alone; leave its columns out")
     if table.kind == "significance" and len(table.rows) < 2:
-        raise UsageError(f"{name}: a significance table compares its first row with others; give two")
+        raise UsageError(
+            f"{name}: a significance table compares its first row with others; give two"
+        )
     for part in (*table.rows, *table.columns):
         both = leaves(table.set).keys() & leaves(part.set).keys()
         if both:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fedmpt.config import Config, load_config, to_toml
 from fedmpt.errors import UsageError
@@ -18,12 +18,15 @@ from fedmpt.tables.definition import Part, TableDefinition, leaves
 
 PAPER_DATA: Final = ("voc2007", "coco2014", "nuswide", "multiscene", "mlrsnet")
 AUTHORS_CODE: Final = "authors-code"
-Preset = Literal["paper", "native", "authors-code", "none"]
 
 # Nothing published was private; secure aggregation leaves sums as they are, and some cohorts are too small for it.
 _BASE: Final[dict[str, Any]] = {"privacy.enabled": False, "secagg.mode": "none"}
+_EVERY: Final = 10  # rounds between evaluations where the last round alone counts; curves stay visible
 _QUICK: Final[dict[str, Any]] = {"train.rounds": 2}
-_QUICK_SCENES: Final[dict[str, Any]] = {"data.scenes.train_size": 1500, "data.scenes.test_size": 400}
+_QUICK_SCENES: Final[dict[str, Any]] = {
+    "data.scenes.train_size": 1500,
+    "data.scenes.test_size": 400,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +38,8 @@ class Request:
         data_root: its folder; None for ``scenes``.
         backbone: name of the CLIP.
         pretrained: its tag or weights file.
-        preset: of training settings; None for ``paper`` on the paper's data sets and the project's own rules elsewhere.
+        preset: of training settings, ``none`` for the project's own rules; None for ``paper`` on the paper's data sets
+            and ``none`` elsewhere.
         seeds: how many; None for the table's own number.
         settings: texts ``key=value`` for every run; they win over the table's common ones.
         quick: only the outer columns, two rounds, and few images where these are made on the spot.
@@ -45,7 +49,7 @@ class Request:
     data_root: str | None = None
     backbone: str = "tiny"
     pretrained: str | None = None
-    preset: Preset | None = None
+    preset: str | None = None
     seeds: int | None = None
     settings: tuple[str, ...] = ()
     quick: bool = False
@@ -139,6 +143,7 @@ def _cell(
         "backbone.name": request.backbone,
         "backbone.pretrained": request.pretrained,
         "train.preset": request.chosen_preset,
+        "evaluation.every": 1 if definition.kind == "convergence" else _EVERY,
     }
     if request.quick:
         tree |= _QUICK | (_QUICK_SCENES if request.data == "scenes" else {})

@@ -1,8 +1,9 @@
 """Published figures as typed rows, and where one of them stands in a table.
 
-A file has a line a cell: ``dataset``, ``method`` (the published row), ``setting`` (the published column; empty where the
-table has one), then the figures, ``marked`` (which of these columns a note is about) and ``note`` (why a figure must be
-read with care: it contradicts another one, or is printed oddly). Figures stand as they were printed, never corrected.
+A file has a line a cell: ``dataset``, ``method`` (the published row), ``setting`` (the published column; empty where
+the table has one), then the figures, ``marked`` (which of these columns a note is about) and ``note`` (why a figure
+must be read with care: it contradicts another one, or is printed oddly). Figures stand as they were printed, never
+corrected.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def read_published(name: str) -> PublishedTable:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"published = {name}: there is no readable {FOLDER}/{name}.csv; leave the key out where nothing is published"
+            f"published = {name}: {FOLDER}/{name}.csv cannot be read; leave the key out where nothing is published"
         ) from error
     reader = csv.DictReader(lines, strict=True)
     lacking = [key for key in _KEYS if key not in (reader.fieldnames or ())]

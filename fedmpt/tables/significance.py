@@ -30,7 +30,9 @@ def wilcoxon_p(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     ranks = stats.rankdata(np.abs(differences))
     if len(np.unique(ranks)) == len(ranks):
         return float(stats.wilcoxon(differences, method="exact").pvalue)
-    patterns = np.ones(1)  # number of sign patterns by twice the sum of positive ranks: exact where scipy's table is not
+    patterns = np.ones(
+        1
+    )  # number of sign patterns by twice the sum of positive ranks: exact where scipy's table is not
     for doubled in (2 * ranks).astype(int):
         patterns = np.convolve(patterns, [1, *[0] * (doubled - 1), 1])
     positive = int(2 * ranks[differences > 0].sum())

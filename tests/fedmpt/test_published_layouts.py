@@ -189,6 +189,15 @@ def test_mlrsnet_follows_a_published_split_and_counts_what_is_in_neither_list(
     assert dict(dataset.train.left_out) == {"in neither list of the split": 25}
 
 
+def test_mlrsnet_by_category_tests_on_categories_that_are_not_trained_on(tmp_path: Path) -> None:
+    write_mlrsnet(tmp_path)
+    (tmp_path / "train.txt").write_text("airport_00001.jpg\n")  # no list is followed
+    (tmp_path / "test.txt").write_text("airport_00002.jpg\n")
+    dataset = read_mlrsnet(tmp_path, seed=0, by_category=True)
+    assert dataset.train.labels[:, :3].sum(axis=0).tolist() == [10, 0, 0]
+    assert dataset.test.labels[:, :3].sum(axis=0).tolist() == [0, 10, 10]
+
+
 def test_mlrsnet_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_mlrsnet(tmp_path)
     (tmp_path / "train.txt").write_text("airport_00001.jpg\nmoon_00001.jpg\n")
