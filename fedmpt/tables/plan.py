@@ -21,7 +21,9 @@ AUTHORS_CODE: Final = "authors-code"
 
 # Nothing published was private; secure aggregation leaves sums as they are, and some cohorts are too small for it.
 _BASE: Final[dict[str, Any]] = {"privacy.enabled": False, "secagg.mode": "none"}
-_EVERY: Final = 10  # rounds between evaluations where the last round alone counts; curves stay visible
+_EVERY: Final = (
+    10  # rounds between evaluations where the last round alone counts; curves stay visible
+)
 _QUICK: Final[dict[str, Any]] = {"train.rounds": 2}
 _QUICK_SCENES: Final[dict[str, Any]] = {
     "data.scenes.train_size": 1500,
