@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the runs, which tables share; the same call goes on where it stopped.  [default: bench/DATA]",
+    help="Folder of the runs, which tables share; the same call goes on where it stopped.  [default: tables/DATA]",
 )
 @click.option(
     "--set",
@@ -118,7 +118,7 @@ def command(
     )
     plan = plan_table(read_table(table), request)
     compare(plan, {}, beside=beside)  # what cannot be shown is refused before anything runs
-    folder = out or Path("bench") / data
+    folder = out or Path("tables") / data
     at_once = jobs if jobs is not None else usable_cores() if quick else default_jobs()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -138,10 +138,13 @@ def command(
     progress.tell([], folder=result.folder)
     if as_json:
         name = Path(table).stem
-        figures = to_records(result.comparison, table=name)
-        click.echo(
-            json.dumps({"schema": "fedmpt.table/1", "table": name, "figures": figures}, indent=2)
-        )
+        report = {
+            "schema": "fedmpt.table/1",
+            "table": name,
+            "facts": result.facts,
+            "figures": to_records(result.comparison, table=name),
+        }
+        click.echo(json.dumps(report, indent=2))
     else:
         click.echo(result.markdown, nl=False)
     if result.failures:

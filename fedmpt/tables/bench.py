@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedmpt.engine.authors_code import compatibility_note
-from fedmpt.errors import StorageError
+from fedmpt.errors import RunError, StorageError, UsageError
 from fedmpt.runstore import write_whole
 from fedmpt.sweep.run import Command, Failure, Watcher, run_cells, train_command
 from fedmpt.tables.compare import Comparison, compare
@@ -28,12 +28,14 @@ class BenchResult:
 
     Attributes:
         comparison: its figures.
-        markdown: the table.
+        facts: what its reader must know.
+        markdown: the table, with the facts.
         folder: of its files.
         failures: runs that did not finish.
     """
 
     comparison: Comparison
+    facts: tuple[str, ...]
     markdown: str
     folder: Path
     failures: tuple[Failure, ...]
@@ -55,12 +57,20 @@ def probe_table(
         jobs: processes at a time.
         watcher: told what happens.
         command: what runs a probe.
+
+    Raises:
+        UsageError: not one probe could run, because of what was given.
+        RunError: not one probe could run, for another reason.
     """
     found = probes(plan, folder)
     failures = []
     if found:
         _make(folder)
         failures = run_cells(found, folder / PROBES, jobs=jobs, watcher=watcher, command=command)
+    if found and len(failures) == len(found):
+        first = failures[0]
+        kind = UsageError if first.exit_code == UsageError.exit_code else RunError
+        raise kind(f"no method of this table can run here: {first.reason} (log: {first.log})")
     return estimate_table(plan, folder, found), failures
 
 
@@ -103,7 +113,11 @@ def run_table(
     ):
         write_whole(target / file, text.encode())
     return BenchResult(
-        comparison=comparison, markdown=markdown, folder=target, failures=tuple(failures)
+        comparison=comparison,
+        facts=tuple(facts),
+        markdown=markdown,
+        folder=target,
+        failures=tuple(failures),
     )
 
 

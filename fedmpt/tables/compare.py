@@ -172,6 +172,10 @@ def _places(
         rows.append(BEST_GAIN_ROW)
     if definition.average is not None and plan.columns == definition.columns:
         columns.append(definition.average)
+    if definition.kind == "convergence":  # rounds that neither were done nor printed
+        there = {column for _, column, _ in found}
+        there |= {line.setting for line in published if line.dataset == source}
+        columns = [column for column in columns if column in there] or columns
     for row in rows:
         for column in columns:
             for metric in metrics:

@@ -17,7 +17,8 @@ from fedmpt.tables.compare import Comparison, Entry
 from fedmpt.tables.measure import OPTIMISTIC
 
 FIELDS: Final = (
-    *("table", "data", "row", "column", "metric", "seeds", "measured", "half_width"),
+    *("table", "data", "preset", "quick", "row", "column"),
+    *("metric", "seeds", "measured", "half_width"),
     *("published", "published_data", "difference", "note"),
 )
 _HEADS: Final = {
@@ -117,6 +118,8 @@ def to_records(comparison: Comparison, *, table: str) -> list[dict[str, str | in
         {
             "table": table,
             "data": comparison.plan.request.data,
+            "preset": comparison.plan.request.chosen_preset,
+            "quick": comparison.plan.request.quick,
             "row": entry.row,
             "column": entry.column,
             "metric": entry.metric,
@@ -205,6 +208,8 @@ def _signed(text: str) -> str:
 def _csv_value(value: str | int | float | None) -> str | int:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -22,7 +22,7 @@ from click.testing import Result
 from scipy import stats
 
 from fedmpt.cli.train import OPTIONS
-from fedmpt.errors import UsageError
+from fedmpt.errors import RunError, UsageError
 from fedmpt.sweep.grid import Cell, configuration_key
 from fedmpt.sweep.run import Failure
 from fedmpt.tables.bench import BenchResult, probe_table, run_table
@@ -221,6 +221,8 @@ def test_convergence_is_read_from_one_run_a_row(tmp_path: Path) -> None:
     assert float(line["measured"]) == pytest.approx(utility("ram") - 40 / 6, abs=1e-4)
     assert float(line["published"]) == 77.5
     assert found["Fed-RAM", "round=30", "mAP"]["measured"] == ""  # 20 rounds were done
+    elsewhere = bench("table8", tmp_path, seeds=1).comparison.columns
+    assert elsewhere == ("round=1", "round=5", "round=10", "round=20")
 
 
 def test_cost_counts_parameters_and_time_of_a_step(tmp_path: Path) -> None:
@@ -309,6 +311,7 @@ def test_the_authors_preset_is_labelled_and_takes_thresholds_from_the_test_set(
     assert "AUTHORS-CODE, NOT THE BENCHMARK" in (result.folder / "table.tex").read_text()
     found = rows_of(result)["FedMPT", "", "CF1"]
     assert float(found["measured"]) == 91.0  # the mean over classes, as that code computes CF1
+    assert found["preset"] == "authors-code"
     assert "AUTHORS-CODE" not in plain.markdown
     assert float(rows_of(plain)["FedMPT", "", "CF1"]["measured"]) == utility("fedmpt") + 1
 
@@ -363,6 +366,11 @@ def test_methods_that_cannot_run_are_found_by_the_probes(tmp_path: Path) -> None
     assert [failure.cell.config.method.name for failure in failures] == ["ram"]
     assert found.unknown == ("ram",)
     assert "not probed, taken as the mean of the others: ram" in found.lines(jobs=1)
+
+
+def test_nothing_is_run_where_not_one_probe_can(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no method of this table can run here: fedmpt: the disk"):
+        probe(planned("table4", seeds=1), tmp_path, broken="fedmpt")
 
 
 def test_a_quick_slice_probes_one_method_alone(tmp_path: Path) -> None:
@@ -467,7 +475,7 @@ def test_a_table_is_run_from_the_command_line(
     monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
     file = tmp_path / "own.toml"
     file.write_text(
-        "title = 'Gate'\nseeds = 1\nrows = [{name='FedMPT'}, {name='no gate', "
+        "title = 'Gate'\nkind = 'cost'\nseeds = 1\nrows = [{name='FedMPT'}, {name='no gate', "
         "set={'method.fedmpt.use_gate'=false}}]\n"
     )
     small = ("data.scenes.train_size=240", "data.scenes.test_size=60", "data.scenes.resolution=32")
@@ -480,6 +488,14 @@ def test_a_table_is_run_from_the_command_line(
     assert done.returncode == 0, done.stderr
     assert "2 runs to do, about" in done.stderr
     assert "| no gate |" in done.stdout
+    with (tmp_path / "out" / "own" / "table.csv").open(newline="") as written:
+        found = {
+            (line["row"], line["metric"]): float(line["measured"])
+            for line in csv.DictReader(written)
+        }
+    fewer = found["FedMPT", "tunable_parameters_M"] - found["no gate", "tunable_parameters_M"]
+    assert 0 <= fewer < found["no gate", "total_parameters_M"]
+    assert all(found[row, "ms_per_iteration"] > 0 for row in ("FedMPT", "no gate"))
 
 
 def test_printed_data_sets_are_those_that_the_command_can_read() -> None:
