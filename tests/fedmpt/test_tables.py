@@ -40,9 +40,9 @@ Invoke = Callable[..., Result]
 FAILING = "import sys; sys.exit('fedmpt: the disk is on fire')"
 
 
-def failing(settings: Path, folder: Path) -> list[str]:
+def failing(*arguments: object) -> list[str]:
     """Return a command in place of training: whatever was not finished before fails."""
-    del settings, folder
+    del arguments
     return [sys.executable, "-c", FAILING]
 
 
@@ -59,6 +59,7 @@ def finish(cell: Cell, folder: Path) -> None:
     figures = {name: value + i for i, name in enumerate(("mAP", "CF1", "OF1"))}
     rounds = config.train.rounds or 20
     summary = {
+        "schema": "fedmpt.summary/1",
         "final": figures,
         "final_oracle": {name: 90.0 + i for i, name in enumerate(OPTIMISTIC)},
         "parameters": 250_000,
@@ -488,7 +489,7 @@ def test_a_table_is_run_from_the_command_line(
     assert done.returncode == 0, done.stderr
     assert "2 runs to do, about" in done.stderr
     assert "| no gate |" in done.stdout
-    with (tmp_path / "out" / "own" / "table.csv").open(newline="") as written:
+    with (tmp_path / "out" / "own-changed" / "table.csv").open(newline="") as written:
         found = {
             (line["row"], line["metric"]): float(line["measured"])
             for line in csv.DictReader(written)
