@@ -108,7 +108,7 @@ def run_table(
     _make(target)
     for file, text in (
         (MARKDOWN, markdown),
-        (CSV, to_csv(comparison, table=name)),
+        (CSV, to_csv(comparison, table=Path(name).stem)),
         (LATEX, to_latex(comparison, facts)),
     ):
         write_whole(target / file, text.encode())
@@ -179,7 +179,7 @@ def _changes(plan: TablePlan) -> list[str]:
 def _published(comparison: Comparison) -> str:
     definition, data = comparison.definition, comparison.plan.request.data
     if definition.published is None:
-        return "The paper prints no figures here."
+        return "No printed figures belong to this table."
     if comparison.published_data is None:
         return f"Nothing was published on {data}: there is no figure to compare with."
     if not comparison.comparable:

@@ -19,7 +19,7 @@ import msgspec
 
 from fedmpt.config import Config
 from fedmpt.engine.defaults import resolve
-from fedmpt.sweep.grid import Cell
+from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.run import summary_of
 from fedmpt.tables.plan import TablePlan, named_cell
 

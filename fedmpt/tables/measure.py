@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fedmpt.errors import RunError
 from fedmpt.runstore import METRICS_FILE
-from fedmpt.sweep.grid import Cell
+from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.run import CELLS, summary_of
 from fedmpt.tables.definition import Part
 from fedmpt.tables.plan import AUTHORS_CODE, TablePlan

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fedmpt.config import Config, load_config, to_toml
 from fedmpt.errors import UsageError
-from fedmpt.sweep.grid import Cell, Condition
+from fedmpt.sweep.cells import Cell, Condition
 from fedmpt.tables.definition import Part, TableDefinition, leaves
 
 PAPER_DATA: Final = ("voc2007", "coco2014", "nuswide", "multiscene", "mlrsnet")

@@ -23,7 +23,8 @@ from scipy import stats
 
 from fedmpt.cli.train import OPTIONS
 from fedmpt.errors import RunError, UsageError
-from fedmpt.sweep.grid import Cell, configuration_key
+from fedmpt.sweep.cells import Cell
+from fedmpt.sweep.grid import configuration_key
 from fedmpt.sweep.run import Failure
 from fedmpt.tables.bench import BenchResult, probe_table, run_table
 from fedmpt.tables.compare import BEST_GAIN_ROW, compare
