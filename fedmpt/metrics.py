@@ -52,9 +52,9 @@ class Metrics:
         OF1_top3: OF1 likewise.
         CF1_top5: CF1 where each image's five highest scores are its predictions.
         OF1_top5: OF1 likewise.
-        CF1_oracle: CF1 at the best of nine thresholds, chosen on these labels: **optimistic**, see `OracleGrid`.
-        CF1_mean_oracle: CF1_mean likewise.
-        OF1_oracle: OF1 likewise.
+        CF1_oracle_optimistic: CF1 at the best of nine thresholds, chosen on these labels; see `OracleGrid`.
+        CF1_mean_oracle_optimistic: CF1_mean likewise.
+        OF1_oracle_optimistic: OF1 likewise.
         threshold: a class is predicted where its score is above this; a score, not a percentage.
         classes_scored: classes with a positive.
         classes_without_positives: classes left out of class means.
@@ -73,9 +73,9 @@ class Metrics:
     OF1_top3: float
     CF1_top5: float
     OF1_top5: float
-    CF1_oracle: float
-    CF1_mean_oracle: float
-    OF1_oracle: float
+    CF1_oracle_optimistic: float
+    CF1_mean_oracle_optimistic: float
+    OF1_oracle_optimistic: float
     threshold: float
     classes_scored: int
     classes_without_positives: int
@@ -106,9 +106,9 @@ class Metrics:
     def oracle(self) -> dict[str, float]:
         """Return the figures at thresholds chosen on the evaluated labels, under names that carry the warning."""
         return {
-            "CF1_oracle_optimistic": self.CF1_oracle,
-            "CF1_mean_oracle_optimistic": self.CF1_mean_oracle,
-            "OF1_oracle_optimistic": self.OF1_oracle,
+            "CF1_oracle_optimistic": self.CF1_oracle_optimistic,
+            "CF1_mean_oracle_optimistic": self.CF1_mean_oracle_optimistic,
+            "OF1_oracle_optimistic": self.OF1_oracle_optimistic,
         }
 
 
@@ -290,9 +290,9 @@ def evaluate(scores: Scores, labels: Labels, threshold: float = 0.5) -> Metrics:
         OF1_top3=100 * top3.OF1,
         CF1_top5=100 * top5.CF1,
         OF1_top5=100 * top5.OF1,
-        CF1_oracle=oracle.CF1,
-        CF1_mean_oracle=oracle.CF1_mean,
-        OF1_oracle=oracle.OF1,
+        CF1_oracle_optimistic=oracle.CF1,
+        CF1_mean_oracle_optimistic=oracle.CF1_mean,
+        OF1_oracle_optimistic=oracle.OF1,
         threshold=threshold,
         classes_scored=int(scored.sum()),
         classes_without_positives=int((~scored).sum()),
