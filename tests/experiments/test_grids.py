@@ -13,7 +13,11 @@ from fedmpt.engine.defaults import resolve
 from fedmpt.sweep.cells import cells_of
 from fedmpt.sweep.grid import read_grid
 
-FILES = sorted((Path(experiments.__file__).parent / "grids").glob("*.toml"))
+FILES = sorted(  # tables of the paper have a test of their own, tests/fedmpt/test_tables.py
+    file
+    for file in (Path(experiments.__file__).parent / "grids").glob("*.toml")
+    if not file.name.startswith(("table", "figure"))
+)
 COMPARED = set(METHOD_NAMES) - {"coop", "promptfl", "zero-shot"}
 
 
