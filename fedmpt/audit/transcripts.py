@@ -33,22 +33,23 @@ class Stretch:
         rounds: that it completed, ascending; perhaps none.
         roster: its keys.
         key_setup: log of how its CKKS key was made; missing in other modes.
-        logs: of ``rounds``, in the same order.
+        logs: (round, log) of every sum of ``rounds`` in the order of the sums; the last of a round has its name alone.
     """
 
     first: int
     rounds: tuple[int, ...]
     roster: Path
     key_setup: Path
-    logs: tuple[Path, ...]
+    logs: tuple[tuple[int, Path], ...]
 
 
-def stretches(folder: Path, rounds: Iterable[int]) -> list[Stretch]:
+def stretches(folder: Path, rounds: Iterable[int], *, sums: int) -> list[Stretch]:
     """Return the stretches of a run in order.
 
     Args:
         folder: the run folder.
         rounds: that ``metrics.jsonl`` has, but for round 0. Others were stopped and done again.
+        sums: of a round, as `sums_of_a_round` says.
     """
     done = sorted(rounds)
     later = [int(path.stem.split("-")[1]) for path in folder.glob(f"{ROSTER}-[0-9]*.json")]
@@ -62,7 +63,11 @@ def stretches(folder: Path, rounds: Iterable[int]) -> list[Stretch]:
                 rounds=own,
                 roster=folder / f"{of_stretch(ROSTER, first)}.json",
                 key_setup=folder / TRANSCRIPTS / f"{of_stretch(KEY_SETUP, first)}.bin",
-                logs=tuple(folder / TRANSCRIPTS / f"round-{number:04d}.bin" for number in own),
+                logs=tuple(
+                    (number, folder / TRANSCRIPTS / f"round-{number:04d}{part}.bin")
+                    for number in own
+                    for part in (*(f"-{index}" for index in range(1, sums)), "")
+                ),
             )
         )
     return found
@@ -83,21 +88,18 @@ def transcript_findings(records: RunRecords) -> list[Finding]:
     sums = sums_of_a_round(records.config["method"]["name"])
     return [
         finding
-        for stretch in stretches(records.folder, lines)
+        for stretch in stretches(records.folder, lines, sums=sums)
         if stretch.rounds  # one that completed no round proves nothing
-        for finding in _stretch_findings(stretch, lines, sums=sums)
+        for finding in _stretch_findings(stretch, lines)
     ]
 
 
-def _stretch_findings(
-    stretch: Stretch, lines: Mapping[int, dict[str, Any]], *, sums: int
-) -> list[Finding]:
+def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> list[Finding]:
     """Return what is wrong with the logs of rounds that were summed under one roster.
 
     Args:
         stretch: the rounds.
         lines: of ``metrics.jsonl``, by round.
-        sums: of a round; the log of the last has the round's name, those before it have a number too.
     """
     findings: list[Finding] = []
 
@@ -116,12 +118,8 @@ def _stretch_findings(
             verified.append(verify_key_setup(setup.read_bytes(), roster))
         except SecAggError as error:
             find(setup.name, f"{type(error).__name__}: {error}")
-    for number, last, index in (
-        (number, last, index)
-        for number, last in zip(stretch.rounds, stretch.logs, strict=True)
-        for index in range(1, sums + 1)
-    ):
-        log = last if index == sums else last.with_stem(f"{last.stem}-{index}")
+    lasts = dict(stretch.logs)  # of each round
+    for number, log in stretch.logs:
         name, line = log.name, lines[number]
         try:
             one = verify_transcript(log.read_bytes(), roster)
@@ -135,7 +133,7 @@ def _stretch_findings(
         if one.params.mode is Mode.CKKS and not setup.exists():
             find(name, f"the set-up of its key has no log: {setup.name} is missing")
         named, signed = set(line["survivors"]), set(one.survivors)
-        if not (named == signed if log == last else named <= signed):
+        if not (named == signed if log == lasts[number] else named <= signed):
             find(name, f"signed for {one.survivors}, metrics.jsonl says {line['survivors']}")
     try:
         if verified:

@@ -113,7 +113,7 @@ def _logs(source: RunSource) -> Html:
 def _stretch(source: RunSource, first: int, logs: VerifiedRun) -> Html:
     """Return what the logs of rounds prove that were summed under one roster."""
     rounds = [line["round"] for line in source.metrics if line["round"] >= first][
-        : len(logs.rounds)
+        : len(logs.rounds) // source.sums
     ]
     text = f"The public logs of {len(rounds)} round(s) verify: every signature fits what it was given for."
     if len(source.logs) > 1:
@@ -123,7 +123,8 @@ def _stretch(source: RunSource, first: int, logs: VerifiedRun) -> Html:
         text += (
             f" Without a log: attempts {', '.join(map(str, logs.missing))}, aborted or withheld."
         )
-    described = zip(rounds, logs.rounds, strict=True)
+    of_sums = [number for number in rounds for _ in range(source.sums)]
+    described = zip(of_sums, logs.rounds, strict=True)
     lines = [f"Round {number}: {one.describe()}." for number, one in described]
     setups = [f"Key: {setup.describe()}." for setup in logs.setups]
     return folded(text, bullets(setups + lines[:_SHOWN_ROUNDS]))

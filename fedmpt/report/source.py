@@ -10,6 +10,7 @@ from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
 from fedmpt.audit.saved import SavedAudit, read_audit
 from fedmpt.audit.transcripts import stretches
+from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.errors import UsageError
 from secagg import SecAggError
 from secagg.roster import Roster
@@ -38,6 +39,7 @@ class RunSource:
         empirical: what attacks on its training code found; None if none were made.
         logs: the public logs of its rounds and key set-ups, verified: (first round, logs) of each stretch of the run,
             each with keys of its own; empty if there are none, or one does not verify.
+        sums: of a round, each with a log.
         logs_missing: why there are none.
     """
 
@@ -49,6 +51,7 @@ class RunSource:
     audit: RunAudit
     empirical: SavedAudit | None
     logs: tuple[tuple[int, VerifiedRun], ...]
+    sums: int
     logs_missing: str
 
     @property
@@ -103,7 +106,9 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         raise UsageError(
             f"{folder}: summary.json and metrics.jsonl are over different classes; are they of one run?"
         )
-    logs, missing = _verified_logs(folder, [line["round"] for line in records.metrics[1:]])
+    sums = sums_of_a_round(records.config["method"]["name"])
+    rounds = [line["round"] for line in records.metrics[1:]]
+    logs, missing = _verified_logs(folder, rounds, sums=sums)
     return RunSource(
         folder=folder,
         config_text=(folder / "config.toml").read_text(encoding="utf-8"),
@@ -113,6 +118,7 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         audit=audit_run(folder, ledgers=ledgers),
         empirical=read_audit(folder),
         logs=logs,
+        sums=sums,
         logs_missing=missing,
     )
 
@@ -130,23 +136,21 @@ def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _verified_logs(
-    folder: Path, rounds: list[int]
+    folder: Path, rounds: list[int], *, sums: int
 ) -> tuple[tuple[tuple[int, VerifiedRun], ...], str]:
     """Return the verified logs of every stretch that completed a round, or why there are none."""
     found = []
-    for stretch in stretches(folder, rounds):
+    for stretch in stretches(folder, rounds, sums=sums):
         if not stretch.rounds:
             continue
-        lacking = [
-            number
-            for number, log in zip(stretch.rounds, stretch.logs, strict=True)
-            if not log.is_file()
-        ]
+        lacking = sorted({number for number, log in stretch.logs if not log.is_file()})
         if not stretch.roster.is_file() or len(lacking) == len(stretch.rounds):
             return (), "This run kept no public logs of its rounds."
         if lacking:
             return (), f"There is no public log of round(s) {', '.join(map(str, lacking))}."
-        logs = [log for log in (stretch.key_setup, *stretch.logs) if log.is_file()]
+        logs = [log for _, log in stretch.logs]
+        if stretch.key_setup.is_file():
+            logs.insert(0, stretch.key_setup)
         try:
             roster = Roster.from_json(stretch.roster.read_bytes())
             found.append((stretch.first, verify_run([log.read_bytes() for log in logs], roster)))

@@ -16,6 +16,8 @@ import pytest
 from fedmpt.audit.findings import Kind
 from fedmpt.audit.run import audit_run
 from fedmpt.errors import UsageError
+from fedmpt.report.parties import parties
+from fedmpt.report.source import read_source
 from privacy import AccountingError
 
 SmallRun = Callable[..., dict[str, Any]]
@@ -422,6 +424,9 @@ def test_the_four_sums_of_fedawa_are_one_charge_and_a_fifth_upload_is_found(
     assert "4 a round and client" in audit.manifest.items[0].why
     logs = sorted(path.name for path in (folder / "transcripts").glob("round-0001*"))
     assert logs == ["round-0001-1.bin", "round-0001-2.bin", "round-0001-3.bin", "round-0001.bin"]
+    page = str(parties(read_source(folder)))
+    assert "The public logs of 2 round(s) verify" in page
+    assert "aborted or withheld" not in page
     (folder / "transcripts" / "round-0001-2.bin").unlink()
     assert kinds(folder) == {Kind.TRANSCRIPT}
     _two_uploads_for_one_charge(folder)
