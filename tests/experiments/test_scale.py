@@ -26,4 +26,5 @@ def test_every_stage_is_measured_and_the_bank_is_removed(tmp_path: Path) -> None
     assert len(rows) == 2 + 6  # header, rule and stages
     assert all(float(cell.replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])
     assert "A bank of 800 images, 154 MiB." in done.stdout
-    assert not list(tmp_path.iterdir())
+    # torch makes a folder of its own for compiled code
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")]

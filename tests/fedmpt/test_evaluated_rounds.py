@@ -22,6 +22,7 @@ SmallRun = Callable[..., dict[str, Any]]
 METRICS = {
     *("mAP", "CF1", "OF1", "CF1_mean", "CP", "CR", "OP", "OR", "CF1_top3", "OF1_top3"),
     *("CF1_top5", "OF1_top5", "threshold", "classes_scored", "classes_without_positives", "AP"),
+    *("CF1_oracle_optimistic", "CF1_mean_oracle_optimistic", "OF1_oracle_optimistic"),
 }
 OPEN: dict[str, Any] = {"privacy__enabled": False, "train__rounds": 3}
 

@@ -12,8 +12,6 @@ from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import Cell, cells_of, columns_of
 from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list
 
-FILES = sorted((Path(__file__).parents[2] / "experiments" / "grids").glob("*.toml"))
-
 
 def block(*axes: str, fixed: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Block:
     return Block(
@@ -186,12 +184,6 @@ def test_seeds_are_a_number_or_a_list() -> None:
     assert seed_list([7, 5], source="file") == (7, 5)
     with pytest.raises(UsageError, match="how many"):
         seed_list(True, source="--seeds")
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_grids_of_the_repository_can_be_run(file: Path) -> None:
-    grid = read_grid(file, OPTIONS)
-    assert len(cells_of(grid)) >= 2
 
 
 def test_grids_of_one_sweep_have_settings_of_their_own_that_are_told_apart() -> None:
