@@ -301,7 +301,8 @@ def grid_without_clipping(patch: pytest.MonkeyPatch) -> None:
     ("bug", "caught_by"),
     [
         (integers_halved, {"mechanism variance", "canary regression"}),
-        (shares_of_too_little, {"mechanism variance", "canary regression"}),
+        # half the variance; the regression on canaries sees so little too rarely to be counted on
+        (shares_of_too_little, {"mechanism variance"}),
         (grid_without_clipping, {"neighbour replay"}),
         (shuffled_batches, {"Poisson sampling"}),
     ],
