@@ -43,6 +43,16 @@ if TYPE_CHECKING:
     help="A slice that takes minutes on scenes: two rounds, few images, outer columns.",
 )
 @click.option(
+    "--row", "rows", multiple=True, metavar="NAME", help="Only this row of the table. Repeatable."
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME",
+    help="Only this column of the table. Repeatable.",
+)
+@click.option(
     "--beside",
     metavar="NAME",
     help="Show the printed figures of another data set, to compare shapes.",
@@ -75,6 +85,8 @@ def command(
     preset: str | None,
     seeds: int | None,
     quick: bool,
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
     beside: str | None,
     out: Path | None,
     settings: tuple[str, ...],
@@ -115,6 +127,8 @@ def command(
         seeds=seeds,
         settings=settings,
         quick=quick,
+        rows=rows,
+        columns=columns,
     )
     plan = plan_table(read_table(table), request)
     compare(plan, {}, beside=beside)  # what cannot be shown is refused before anything runs

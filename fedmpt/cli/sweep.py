@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     metavar="KEY=V,V,...",
     help="A setting and its values; `dp.epsilon=1,8,inf` (inf: no privacy), or any `train` option. Repeatable.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KEY=V,V,...",
+    help="Of the file's grid, only the cells with these values of a setting; others can follow in the same folder. "
+    "Repeatable.",
+)
 @click.option("--seeds", type=int, help="Number of seeds of every cell.  [default: 1]")
 @click.option(
     "--out",
@@ -58,6 +65,7 @@ def command(
     *,
     grid_file: Path | None,
     axes: tuple[str, ...],
+    only: tuple[str, ...],
     seeds: int | None,
     out: Path,
     settings: tuple[str, ...],
@@ -72,7 +80,7 @@ def command(
     `fedmpt report` makes one page of them. A cell that was stopped is resumed.
     A cell that fails is reported, the others go on, and the exit code is 1.
     """
-    grid = _grid(grid_file, axes, seeds, settings, baselines, reference)
+    grid = _grid(grid_file, axes, only, seeds, settings, baselines, reference)
     # Imported here: the help needs neither numpy nor rich.
     from fedmpt.cli.sweep_progress import SweepProgress
     from fedmpt.sweep.cells import cells_of
@@ -83,6 +91,8 @@ def command(
     from fedmpt.sweep.table import price_lines, to_markdown
 
     cells = cells_of(grid)
+    if only and reference is None and grid.reference not in {one.condition.label for one in cells}:
+        grid = replace(grid, reference=None)  # the file's is not of this part
     reference_label(grid, cells)  # before hours of work, not after
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -115,13 +125,22 @@ def _interrupt(number: int, frame: object) -> Never:
 def _grid(
     file: Path | None,
     axes: tuple[str, ...],
+    only: tuple[str, ...],
     seeds: int | None,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
     reference: str | None,
 ) -> Grid:
     """Return what is asked for; options add to a file's grid, or say otherwise than it."""
-    from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list
+    from fedmpt.sweep.grid import (
+        Block,
+        Grid,
+        parse_axis,
+        parse_setting,
+        read_grid,
+        seed_list,
+        slice_of,
+    )
 
     given = Grid(blocks=(), seeds=(0,)) if file is None else read_grid(file, OPTIONS)
     fixed = tuple(parse_setting(text, OPTIONS) for text in settings)
@@ -132,7 +151,7 @@ def _grid(
     for varied in (axis for block in blocks for axis in block.axes):
         if varied.key in named:
             raise UsageError(f"--set {varied.name}: the grid varies it; leave one of the two out")
-    return Grid(
+    whole = Grid(
         blocks=tuple(
             replace(
                 block,
@@ -146,3 +165,4 @@ def _grid(
         baselines=baselines or given.baselines,
         reference=reference or given.reference,
     )
+    return slice_of(whole, [parse_axis(text, OPTIONS) for text in only])

@@ -122,6 +122,16 @@ METHODS: Final[dict[str, Build]] = {
 }
 
 
+_IMAGE_METHODS: Final = frozenset({"maple", "ram", "fedmvp"})
+
+
+def trains_on_pixels(config: MethodConfig) -> bool:
+    """Say, without building it, whether a method runs the image tower in training; such a run costs many times more."""
+    return config.name in _IMAGE_METHODS or (
+        config.name == "scpnet" and config.scpnet.self_supervision
+    )
+
+
 def check_method(name: str) -> None:
     """Raise a `UsageError` unless there is a method of that name."""
     if name not in METHODS:

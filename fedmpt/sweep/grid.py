@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,6 +141,42 @@ def parse_setting(text: str, options: Mapping[str, str]) -> Setting:
     return Setting(
         name=name.strip(), key=configuration_key(name.strip(), options), text=value.strip()
     )
+
+
+def slice_of(grid: Grid, only: Iterable[Axis]) -> Grid:
+    """Return the part of a grid in which settings take certain values; a block that does not vary them is left out.
+
+    Raises:
+        UsageError: nothing varies one of the settings over one of its values.
+    """
+    blocks = grid.blocks
+    for wanted in only:
+        named = {text_of(value) for value in wanted.values}
+        varied = [axis for block in blocks for axis in block.axes if axis.key == wanted.key]
+        unknown = named - {text_of(value) for axis in varied for value in axis.values}
+        if unknown:
+            raise UsageError(
+                f"--only {wanted.name}: the grid has no cell with {min(unknown)}; "
+                + (
+                    f"it has {', '.join(text_of(value) for value in varied[0].values)}"
+                    if varied
+                    else "it does not vary this setting"
+                )
+            )
+        blocks = tuple(
+            replace(block, axes=tuple(_kept(axis, wanted, named) for axis in block.axes))
+            for block in blocks
+            if any(
+                axis.key == wanted.key and _kept(axis, wanted, named).values for axis in block.axes
+            )
+        )
+    return replace(grid, blocks=blocks)
+
+
+def _kept(axis: Axis, wanted: Axis, named: Collection[str]) -> Axis:
+    if axis.key != wanted.key:
+        return axis
+    return replace(axis, values=tuple(value for value in axis.values if text_of(value) in named))
 
 
 def read_grid(file: Path, options: Mapping[str, str]) -> Grid:

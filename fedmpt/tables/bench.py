@@ -124,7 +124,8 @@ def run_table(
 def table_folder(name: str, plan: TablePlan) -> str:
     """Return the name of the folder of a table's files; other presets, slices and settings have others."""
     request = plan.request
-    parts = [Path(name).stem, request.preset or "", "quick" if request.quick else ""]
+    part = "part" if request.rows or request.columns else ""
+    parts = [Path(name).stem, request.preset or "", "quick" if request.quick else "", part]
     return "-".join([*filter(None, parts), *(["changed"] if request.settings else [])])
 
 
@@ -166,6 +167,10 @@ def _changes(plan: TablePlan) -> list[str]:
             "QUICK SLICE: two rounds, few images where they are made on the spot, outer columns; figures show that "
             "everything runs and nothing more."
         )
+    if request.rows:
+        changes.append("Rows were chosen; the table has more.")
+    if request.columns:
+        changes.append("Columns were chosen; the table has more.")
     if request.settings:
         changes.append(f"Settings changed by hand: {', '.join(request.settings)}.")
     config = plan.cells[0].config

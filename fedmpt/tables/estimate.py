@@ -1,9 +1,10 @@
 """How long a table will take and how much memory a run needs, from runs of one round.
 
 Every method of the table is probed once, on the data and backbone of the table: a probe also fills the feature cache
-and shows before hours of work whether a method runs at all. What a probe says of the first round is taken for all:
-rounds in which fewer clients train cost their share. Evaluation of personalised methods grows with the number of
-clients, which is not modelled; probes run beside each other as the runs do.
+and shows before hours of work whether a method runs at all. A quick slice is about as short as its probes would be, so
+it has two at most: of a method that trains on features, and of one that trains on pixels. What a probe says of the
+first round is taken for all: rounds in which fewer clients train cost their share. Evaluation of personalised methods
+grows with the number of clients, which is not modelled; probes run beside each other as the runs do.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import msgspec
 
 from fedmpt.config import Config
 from fedmpt.engine.defaults import resolve
+from fedmpt.methods.registry import trains_on_pixels
 from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.run import summary_of
 from fedmpt.tables.plan import TablePlan, named_cell
@@ -36,7 +39,8 @@ class Estimate:
         seconds: that they will take, all jobs together; None if no probe finished.
         peak_bytes: largest resident memory of one process; None if no probe finished.
         available_bytes: memory that is free now; None where the system does not say.
-        unknown: methods without a probe; they are taken to cost as much as the mean of the others.
+        unknown: methods without a probe; they are taken to cost as much as the mean of the others of their kind (of all
+            others if none of it was probed), which train on features, or on pixels.
     """
 
     runs: int
@@ -61,19 +65,22 @@ class Estimate:
                 most = max(1, self.available_bytes // self.peak_bytes)
                 said.append(f"MEMORY: {jobs} at a time may not fit; use --jobs {most}")
         if self.unknown:
-            said.append(f"not probed, taken as the mean of the others: {', '.join(self.unknown)}")
+            others = ", ".join(self.unknown)
+            said.append(
+                f"not probed, taken as the mean of the others that train on the same: {others}"
+            )
         return said
 
 
 def probes(plan: TablePlan, folder: Path) -> list[Cell]:
-    """Return one run of one round for each method that has unfinished runs; of a quick slice, of the first alone."""
+    """Return one run of one round for each method that has unfinished runs; of a quick slice, for each kind of them."""
     waiting = [cell for cell in plan.cells if summary_of(cell, folder) is None]
-    first: dict[str, Cell] = {}
+    first: dict[str | bool, Cell] = {}
     for cell in waiting:
-        first.setdefault(_method(cell.config), cell)
-    chosen = list(first.values())[: 1 if plan.request.quick else None]
+        first.setdefault(_kind(cell.config) if plan.request.quick else _method(cell.config), cell)
     return [
-        named_cell(_one_round(cell.config), f"probe of {_method(cell.config)}") for cell in chosen
+        named_cell(_one_round(cell.config), f"probe of {_method(cell.config)}")
+        for cell in first.values()
     ]
 
 
@@ -91,16 +98,17 @@ def estimate_table(plan: TablePlan, folder: Path, found: Sequence[Cell]) -> Esti
         if (summary := summary_of(cell, folder / PROBES)) is not None
     }
     waiting = [cell.config for cell in plan.cells if summary_of(cell, folder) is None]
-    known = {
-        name: [_seconds(one, summaries[name]) for one in waiting if _method(one) == name]
-        for name in summaries
-    }
-    done = [seconds for some in known.values() for seconds in some]
-    unknown = tuple(dict.fromkeys(n for one in waiting if (n := _method(one)) not in known))
-    mean = sum(done) / len(done) if done else 0.0
+    known = [
+        (_kind(one), _seconds(one, summaries[name]))
+        for one in waiting
+        if (name := _method(one)) in summaries
+    ]
+    others = [one for one in waiting if _method(one) not in summaries]
+    unknown = tuple(dict.fromkeys(_method(one) for one in others))
+    guessed = [_mean(known, _kind(one)) for one in others] if known else []
     return Estimate(
         runs=len(waiting),
-        seconds=sum(done) + mean * (len(waiting) - len(done)) if done else None,
+        seconds=sum(seconds for _, seconds in known) + sum(guessed) if known else None,
         peak_bytes=max((one["peak_memory_bytes"] for one in summaries.values()), default=None),
         available_bytes=_available_bytes(),
         unknown=unknown,
@@ -110,6 +118,16 @@ def estimate_table(plan: TablePlan, folder: Path, found: Sequence[Cell]) -> Esti
 def _method(config: Config) -> str:
     variant = config.method.fedmvp.variant if config.method.name == "fedmvp" else ""
     return " ".join(filter(None, (config.method.name, variant)))
+
+
+def _kind(config: Config) -> bool:
+    return trains_on_pixels(config.method)
+
+
+def _mean(known: Sequence[tuple[bool, float]], kind: bool) -> float:
+    """Return the mean seconds of a run of a kind; of all runs if there is none of it."""
+    alike = [seconds for its_kind, seconds in known if its_kind == kind]
+    return fmean(alike or [seconds for _, seconds in known])
 
 
 def _one_round(config: Config) -> Config:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from fedmpt.config import Config, load_config, to_toml
 from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import Cell, Condition
@@ -45,6 +47,8 @@ class Request:
         seeds: how many; None for the table's own number.
         settings: texts ``key=value`` for every run; they win over the table's common ones.
         quick: only the outer columns, two rounds, and few images where these are made on the spot.
+        rows: names of the rows that are run; none for all.
+        columns: the same for columns; they win over ``quick``.
     """
 
     data: str
@@ -55,6 +59,8 @@ class Request:
     seeds: int | None = None
     settings: tuple[str, ...] = ()
     quick: bool = False
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def chosen_preset(self) -> str | None:
@@ -68,7 +74,7 @@ class TablePlan:
     """The runs of a table.
 
     Attributes:
-        definition: the table.
+        definition: the table, with the rows that are run.
         request: what of it.
         columns: those that are run.
         seeds: experiment seeds.
@@ -91,18 +97,24 @@ def plan_table(definition: TableDefinition, request: Request) -> TablePlan:
     """Return the runs of a table.
 
     Raises:
-        UsageError: a setting is unknown, has a value of the wrong type, or is the table's to vary.
+        UsageError: a setting is unknown, has a value of the wrong type, or is the table's to vary; a row or column is
+            unknown, or a significance table is asked for one row.
     """
     count = request.seeds
     if count is None:
         count = definition.quick_seeds if request.quick else definition.seeds
     if count < 1:
         raise UsageError(f"--seeds {count}: give at least 1")
-    columns = definition.columns
-    if request.quick and definition.kind == "metrics" and len(columns) > 2:
+    _refuse_varied(definition, request.settings)
+    columns = _chosen("--column", definition.columns, request.columns)
+    if request.quick and not request.columns and definition.kind == "metrics" and len(columns) > 2:
         columns = (columns[0], columns[-1])
     trained = (Part(name=""),) if definition.kind == "convergence" else columns
-    _refuse_varied(definition, request.settings)
+    definition = msgspec.structs.replace(
+        definition, rows=_chosen("--row", definition.rows, request.rows)
+    )
+    if definition.kind == "significance" and len(definition.rows) < 2:
+        raise UsageError("--row: this table compares rows with each other; name two or more")
     seeds = tuple(range(count))
     return TablePlan(
         definition=definition,
@@ -133,6 +145,17 @@ def named_cell(config: Config, label: str) -> Cell:
         config=config,
         name=f"{config.method.name}-seed={config.seed}-{digest[:16]}",
     )
+
+
+def _chosen(option: str, parts: tuple[Part, ...], names: tuple[str, ...]) -> tuple[Part, ...]:
+    """Return the parts of these names, in the table's order; all of them if none is named."""
+    known = [part.name for part in parts]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{option} {unknown[0]!r}: the table has none of this name; it has {', '.join(map(repr, known))}"
+        )
+    return tuple(part for part in parts if part.name in names) if names else parts
 
 
 def _cell(

@@ -36,7 +36,7 @@ from fedmpt.learner import (
     train_privately,
 )
 from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.registry import METHODS, build_method
+from fedmpt.methods.registry import METHODS, build_method, trains_on_pixels
 from fedmpt.types import GlobalState, ParameterSpec
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
 from privacy.dpsgd import StepHistory
@@ -154,6 +154,13 @@ def test_the_counted_parameters_at_vit_b16_shape(name: str) -> None:
     config = msgspec.structs.replace(_config(name), fedmpt=own, maple=MaPLeConfig())
     method = build_method(vit_b16(), VOC, config)
     assert ParameterSpec.of(method.initial_parameters(0)).size == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_whether_a_method_trains_on_pixels_is_known_before_it_is_built(
+    backbone: Backbone, name: str
+) -> None:
+    assert trains_on_pixels(_config(name)) == (_method(backbone, name).pixel_shape is not None)
 
 
 @pytest.mark.parametrize("name", KINDS)

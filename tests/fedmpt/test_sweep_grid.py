@@ -10,7 +10,7 @@ import pytest
 from fedmpt.cli.train import OPTIONS
 from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import Cell, cells_of, columns_of
-from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list
+from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list, slice_of
 
 
 def block(*axes: str, fixed: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Block:
@@ -294,3 +294,41 @@ def test_a_file_may_hold_several_grids(tmp_path: Path) -> None:
 
 _OPEN = "method.fedmpt.use_gate=true"
 _GATED = "dp.epsilon=1 " + _OPEN
+
+
+def sliced(grid: Grid, *only: str) -> list[Cell]:
+    return cells_of(slice_of(grid, [parse_axis(text, OPTIONS) for text in only]))
+
+
+def test_a_slice_has_the_cells_of_the_whole_grid_with_the_values_asked_for() -> None:
+    grid = Grid(
+        blocks=(
+            block("dp.epsilon=1,8,inf", "secagg=none,masking"),
+            block("dp.epsilon=8", fixed=("dp.noise=shares",)),
+        ),
+        seeds=(0, 1),
+    )
+    whole = {cell.digest for cell in cells_of(grid)}
+    found = sliced(grid, "dp.epsilon=8,inf", "secagg=masking")
+    assert {cell.digest for cell in found} < whole
+    assert {(cell.config.privacy.enabled, cell.config.secagg.mode) for cell in found} == {
+        (True, "masking"),
+        (False, "masking"),
+    }
+    assert len(found) == 2 * 2
+    assert len(sliced(grid, "dp.epsilon=8")) == 2 * 3
+    assert len(sliced(grid, "dp.epsilon=1")) == 2 * 2  # nothing is left of the second grid
+    assert {cell.digest for cell in sliced(grid)} == whole
+
+
+@pytest.mark.parametrize(
+    ("only", "reason"),
+    [
+        ("dp.epsilon=2", "has no cell with 2; it has 1, 8"),
+        ("rounds=2", "does not vary this setting"),
+        ("speed=2", "speed"),
+    ],
+)
+def test_a_slice_that_the_grid_does_not_have_is_refused(only: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        sliced(Grid(blocks=(block("dp.epsilon=1,8"),), seeds=(0,)), only)

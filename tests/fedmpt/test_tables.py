@@ -29,7 +29,7 @@ from fedmpt.sweep.run import Failure
 from fedmpt.tables.bench import BenchResult, probe_table, run_table
 from fedmpt.tables.compare import BEST_GAIN_ROW, compare
 from fedmpt.tables.definition import TableDefinition, leaves, read_table, table_names
-from fedmpt.tables.estimate import Estimate, probes
+from fedmpt.tables.estimate import Estimate, estimate_table, probes
 from fedmpt.tables.measure import OPTIMISTIC, measure
 from fedmpt.tables.plan import Request, TablePlan, plan_table
 from fedmpt.tables.published import read_published
@@ -367,7 +367,9 @@ def test_methods_that_cannot_run_are_found_by_the_probes(tmp_path: Path) -> None
     found, failures = probe(planned("table7", seeds=1), tmp_path, broken="ram")
     assert [failure.cell.config.method.name for failure in failures] == ["ram"]
     assert found.unknown == ("ram",)
-    assert "not probed, taken as the mean of the others: ram" in found.lines(jobs=1)
+    assert "not probed, taken as the mean of the others that train on the same: ram" in found.lines(
+        jobs=1
+    )
 
 
 def test_nothing_is_run_where_not_one_probe_can(tmp_path: Path) -> None:
@@ -375,11 +377,48 @@ def test_nothing_is_run_where_not_one_probe_can(tmp_path: Path) -> None:
         probe(planned("table4", seeds=1), tmp_path, broken="fedmpt")
 
 
-def test_a_quick_slice_probes_one_method_alone(tmp_path: Path) -> None:
-    found, _ = probe(planned("table7", quick=True), tmp_path)
-    assert finished(tmp_path / "probes") == 1
-    assert (found.runs, len(found.unknown)) == (11, 10)
+def test_a_quick_slice_probes_one_method_on_features_and_one_on_pixels(tmp_path: Path) -> None:
+    plan = planned("table7", quick=True)
+    assert [cell.config.method.name for cell in probes(plan, tmp_path)] == ["dualcoop", "maple"]
+    found, _ = probe(plan, tmp_path)
+    assert finished(tmp_path / "probes") == 2
+    assert (found.runs, len(found.unknown)) == (11, 9)
     assert found.seconds is not None
+
+
+def test_what_was_not_probed_costs_as_much_as_its_kind(tmp_path: Path) -> None:
+    plan = planned("table7", quick=True)
+    features, pixels = probes(plan, tmp_path)
+    finish(features, tmp_path / "probes")
+    alone = estimate_table(plan, tmp_path, [features]).seconds
+    finish(pixels, tmp_path / "probes")
+    summary = tmp_path / "probes" / "cells" / pixels.name / "summary.json"
+    slow = json.loads(summary.read_text()) | {"seconds": 1030.0}
+    summary.write_text(json.dumps(slow))
+    both = estimate_table(plan, tmp_path, [features, pixels]).seconds
+    assert alone is not None
+    assert both == pytest.approx(alone + 3 * 1000)  # eleven methods, three of them on pixels
+
+
+def test_rows_and_columns_can_be_chosen(tmp_path: Path) -> None:
+    whole = planned("table1", seeds=1)
+    part = planned("table1", seeds=1, rows=("FedMPT", "Fed-RAM"), columns=("t=60%",))
+    assert list(part.runs) == [("Fed-RAM", "t=60%", 0), ("FedMPT", "t=60%", 0)]
+    assert {cell.name for cell in part.cells} < {cell.name for cell in whole.cells}
+    result = bench("table1", tmp_path, seeds=1, rows=("FedMPT",), columns=("t=60%",))
+    assert result.folder.name == "table1-part"
+    assert "Rows were chosen; the table has more." in result.markdown
+    assert "Columns were chosen; the table has more." in result.markdown
+    assert result.comparison.columns == ("t=60%",)
+
+
+def test_rows_and_columns_that_a_table_lacks_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"--row 'RAM': .* it has 'Fed-DualCoOp'"):
+        planned("table1", rows=("RAM",))
+    with pytest.raises(UsageError, match=r"--column 't=5%'"):
+        planned("table1", columns=("t=5%",))
+    with pytest.raises(UsageError, match="name two or more"):
+        planned("table9", rows=(read_table("table9").rows[0].name,))
 
 
 def test_latex_escapes_what_latex_reads(tmp_path: Path) -> None:
