@@ -167,9 +167,14 @@ class LossConfig(Section, frozen=True, kw_only=True):
 
 
 class HeadConfig(Section, frozen=True, kw_only=True):
-    """How one text feature a class becomes a probability, in the methods that have one."""
+    """How text features become probabilities in the methods that FedMPT is compared with."""
 
-    scale: PositiveFloat | None = None  # None: a quarter of the backbone's logit scale
+    pooling: PositiveFloat | None = (
+        None  # scale of the softmax over patches; None: by the spread of the backbone's cosines
+    )
+    scale: PositiveFloat | None = (
+        None  # of one text feature a class; None: a quarter of the logit scale, times pooling / 20
+    )
     offset: Literal["public", "image-mean", "anchor", "none"] = "public"  # docs/methods.md
 
 

@@ -12,10 +12,13 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from fedmpt.clip.backbone import Backbone
 from fedmpt.conditions.published import CONDITIONS, DEFAULT_CONDITIONS
 from fedmpt.config import Config, PrivacyConfig
 from fedmpt.engine.presets import preset
+from fedmpt.methods.cosine_scale import cosine_scale
 from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
+from fedmpt.methods.pooling import similarity_scale
 
 T = TypeVar("T")
 
@@ -154,14 +157,15 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
     )
 
 
-def resolve_scale(config: Config, similarity_scale: float) -> Config:
-    """Return ``config`` with FedMPT's multiplier of cosines; one that was given stays as it is."""
-    if config.method.name != "fedmpt":
-        return config
-    changed, method = msgspec.structs.replace, config.method.fedmpt
-    scale = _given(method.similarity_scale, similarity_scale)
-    resolved = changed(method, similarity_scale=scale)
-    return changed(config, method=changed(config.method, fedmpt=resolved))
+def resolve_scale(config: Config, backbone: Backbone) -> Config:
+    """Return ``config`` with the method's multipliers of cosines by the backbone; one that was given stays as it is."""
+    changed, method, pooling = msgspec.structs.replace, config.method, cosine_scale(backbone)
+    if method.name == "fedmpt":
+        scale = similarity_scale(backbone.logit_scale, pooling)
+        own = changed(method.fedmpt, similarity_scale=_given(method.fedmpt.similarity_scale, scale))
+        return changed(config, method=changed(method, fedmpt=own))
+    head = changed(method.head, pooling=_given(method.head.pooling, pooling))
+    return changed(config, method=changed(method, head=head))
 
 
 def _rule(privacy: PrivacyConfig) -> Rule:

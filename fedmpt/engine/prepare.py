@@ -33,7 +33,7 @@ from fedmpt.engine.steps import match_steps
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.cosine_scale import cosine_scale, similarity_scale
+from fedmpt.methods.cosine_scale import cosine_scale
 from fedmpt.methods.registry import build_method, check_method
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.seeds import generator
@@ -162,10 +162,9 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         device=device,
         precision=config.backbone.precision,
     )
-    scale = cosine_scale(backbone)
     given = frozenset(config.train.lr_multipliers)
     config = resolve(config, data_name=dataset.name, images=len(dataset.train))
-    config = resolve_scale(config, similarity_scale(backbone.logit_scale, scale))
+    config = resolve_scale(config, backbone)
     method = build_method(backbone, dataset.classes, config.method)
     if config.train.weighting == "none":
         _check_alone(config, method)
@@ -197,7 +196,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         backbone=backbone,
         method=method,
         scorer=method if dataset.held_out is None else method.for_classes(dataset.scored),
-        zero_shot=ZeroShot(backbone, dataset.scored, pooling=scale),
+        zero_shot=ZeroShot(backbone, dataset.scored, pooling=cosine_scale(backbone)),
         train_bank=train_bank,
         test_bank=test_bank,
         train_inputs=pixel_bank(backbone, dataset.train, "training pixels", progress)

@@ -18,7 +18,7 @@ import torch
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.data.class_names import VOC_CLASSES
-from fedmpt.methods.pooling import POOLING_SCALE, made_up_images
+from fedmpt.methods.pooling import made_up_images
 from fedmpt.methods.prompts import frozen_features
 
 # A made-up image tells a scale to a factor of about 1.5, and figures hardly change within one; a coarse series says so,
@@ -36,13 +36,3 @@ def cosine_scale(backbone: Backbone) -> float:
 def nearest_of_series(scale: float) -> float:
     """Return the number of `SERIES` with the smallest ratio to ``scale``, which is above 0."""
     return min(SERIES, key=lambda known: abs(math.log(known / scale)))
-
-
-def similarity_scale(logit_scale: float, scale: float) -> float:
-    """Return FedMPT's multiplier of cosines: the logit scale, raised or lowered as that of pooling is.
-
-    Args:
-        logit_scale: the backbone's own, about 100.
-        scale: what `cosine_scale` says of the backbone.
-    """
-    return logit_scale * (scale / POOLING_SCALE)

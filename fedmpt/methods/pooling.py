@@ -23,7 +23,9 @@ _MADE_UP: Final = 16  # images
 _COLOUR_GRID: Final = (4, 4)  # random colours of an image, blended to its size
 _MADE_UP_SIZE: Final = (224, 224)  # pixels
 HEAD_TEMPERATURE: Final = 4.0  # FedMPT's tau; at CLIP's own scale sigmoids of patches saturate
-PAIR_SCALE: Final = 100.0  # DualCoOp's scale of the difference of a pair: 20 in the maps, 5 behind
+PAIR_TEMPERATURE: Final = (
+    5.0  # DualCoOp's difference of a pair: the maps' scale in the maps, 5 behind
+)
 
 Head: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (text, patches) -> probabilities [B, C]
 
@@ -60,6 +62,7 @@ class SinglePromptHead:
 
     Attributes:
         scale: multiplier of similarities.
+        pooling: of the softmax over patches.
         offset: ``public``: one constant, how similar a made-up image is to the class nearest to it; ``image-mean``: the
             mean over the scored classes of the same image; ``anchor``: patch by patch, the cosine to a sentence without
             a class; ``none``.
@@ -68,6 +71,7 @@ class SinglePromptHead:
     """
 
     scale: float
+    pooling: float
     offset: str
     constant: float
     anchor: Tensor
@@ -78,8 +82,11 @@ class SinglePromptHead:
     ) -> SinglePromptHead:
         """Return the head that the configuration describes."""
         (anchor,) = backbone.encode_sentences([START_PHRASE.removesuffix(" of a") + "."])
-        constant = public_similarity(backbone, classes) if config.offset == "public" else 0.0
-        return cls(head_scale(backbone, config), config.offset, constant, anchor)
+        pooling = pooling_scale(config)
+        constant = 0.0
+        if config.offset == "public":
+            constant = public_similarity(backbone, classes, pooling)
+        return cls(head_scale(backbone, config), pooling, config.offset, constant, anchor)
 
     def __call__(self, text: Tensor, patches: Tensor) -> Tensor:
         """Return ``[B, C]`` for text ``[C, D]`` and patches ``[B, M, D]``."""
@@ -90,15 +97,35 @@ class SinglePromptHead:
         cosines = patches @ text.T  # [B, M, C]
         if self.offset == "anchor":
             cosines = cosines - (patches @ self.anchor).unsqueeze(-1)
-        similarity = (pooling_weights(cosines) * cosines).sum(dim=1)  # [B, C]
+        similarity = (pooling_weights(cosines, self.pooling) * cosines).sum(dim=1)  # [B, C]
         if self.offset == "image-mean":
             similarity = similarity - similarity.mean(dim=-1, keepdim=True)
         return self.scale * (similarity - self.constant)
 
 
+def pooling_scale(config: HeadConfig) -> float:
+    """Return the scale of the softmax over patches: by configuration, which rules have filled, else DualCoOp's."""
+    return config.pooling or POOLING_SCALE
+
+
 def head_scale(backbone: Backbone, config: HeadConfig) -> float:
-    """Return the multiplier of similarities: by configuration, else CLIP's over the temperature of FedMPT's softmax."""
-    return config.scale or backbone.logit_scale / HEAD_TEMPERATURE
+    """Return the multiplier of similarities: by configuration, else CLIP's over the temperature of FedMPT's softmax.
+
+    It is raised or lowered as that of pooling is, like FedMPT's own (`fedmpt.methods.cosine_scale`).
+    """
+    return config.scale or similarity_scale(backbone.logit_scale, pooling_scale(config)) / (
+        HEAD_TEMPERATURE
+    )
+
+
+def similarity_scale(logit_scale: float, pooling: float) -> float:
+    """Return a backbone's multiplier of cosines: its logit scale, raised or lowered as that of pooling is.
+
+    Args:
+        logit_scale: the backbone's own, about 100.
+        pooling: what `fedmpt.methods.cosine_scale.cosine_scale` says of the backbone.
+    """
+    return logit_scale * (pooling / POOLING_SCALE)
 
 
 def made_up_images() -> list[Image.Image]:
@@ -110,14 +137,14 @@ def made_up_images() -> list[Image.Image]:
     ]
 
 
-def public_similarity(backbone: Backbone, classes: tuple[str, ...]) -> float:
+def public_similarity(backbone: Backbone, classes: tuple[str, ...], pooling: float) -> float:
     """Return how similar a made-up image is to the nearest class: pooled, by frozen CLIP, a mean over the images.
 
     They show nothing, so a class is present from there on. A function of the frozen model and the class names alone, so
     it costs no privacy.
     """
     patches, _ = backbone.encode_images(made_up_images())
-    return nearest_class(pooled_similarity(patches, frozen_features(backbone, classes)))
+    return nearest_class(pooled_similarity(patches, frozen_features(backbone, classes), pooling))
 
 
 def nearest_class(similarities: Tensor) -> float:
@@ -125,24 +152,30 @@ def nearest_class(similarities: Tensor) -> float:
     return float(similarities.amax(dim=-1).mean())
 
 
-def paired_probabilities(text: Tensor, patches: Tensor) -> Tensor:
-    """Return probabilities from a positive and a negative text feature a class.
+@dataclass(frozen=True, slots=True)
+class PairHead:
+    """Probabilities from a positive and a negative text feature a class.
 
     The positive map's weights pool both maps; what all cosines of an image have in common cancels.
 
-    Args:
-        text: ``[2 C, D]`` of unit length, positives first.
-        patches: ``[B, M, D]`` of unit length.
-
-    Returns:
-        ``[B, C]``.
+    Attributes:
+        pooling: scale of the softmax over patches.
 
     Source: DualCoOp, arXiv 2206.09541, section 3.2-3.3.
     """
-    positive, negative = (patches @ text.T).chunk(2, dim=-1)  # each [B, M, C]
-    return torch.sigmoid(
-        PAIR_SCALE * (pooling_weights(positive) * (positive - negative)).sum(dim=1)
-    )
+
+    pooling: float
+
+    @property
+    def scale(self) -> float:
+        """The multiplier of the difference of a pair, 100 at DualCoOp's pooling."""
+        return PAIR_TEMPERATURE * self.pooling
+
+    def __call__(self, text: Tensor, patches: Tensor) -> Tensor:
+        """Return ``[B, C]`` for text ``[2 C, D]``, positives first, and patches ``[B, M, D]``; of unit length."""
+        positive, negative = (patches @ text.T).chunk(2, dim=-1)  # each [B, M, C]
+        weights = pooling_weights(positive, self.pooling)
+        return torch.sigmoid(self.scale * (weights * (positive - negative)).sum(dim=1))
 
 
 def offset_probabilities(similarity: Tensor, *, scale: float) -> Tensor:

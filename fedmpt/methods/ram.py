@@ -24,7 +24,13 @@ from fedmpt.errors import UsageError
 from fedmpt.methods.attention import fresh_norm, norm
 from fedmpt.methods.base import Parameters
 from fedmpt.methods.image_method import ImageMethod
-from fedmpt.methods.pooling import head_scale, made_up_images, nearest_class
+from fedmpt.methods.pooling import (
+    head_scale,
+    made_up_images,
+    nearest_class,
+    pooling_scale,
+    similarity_scale,
+)
 from fedmpt.methods.prompts import (
     START_PHRASE,
     encode_context,
@@ -69,7 +75,7 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
                 f"{len(self.classes)} class: RAM normalises over classes, so at least 2"
             )
         self._scale = head_scale(backbone, head)
-        self._softmax_scale = backbone.logit_scale
+        self._softmax_scale = similarity_scale(backbone.logit_scale, pooling_scale(head))
         self._suffixes = backbone.text.suffixes(self.classes)
         self._words = backbone.text.words(START_PHRASE)
         self._frozen = frozen_features(backbone, self.classes)

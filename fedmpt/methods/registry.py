@@ -19,10 +19,10 @@ from fedmpt.methods.fedtpg import GeneratedPrompts
 from fedmpt.methods.losses import weighted
 from fedmpt.methods.maple import MaPLe
 from fedmpt.methods.pooling import (
-    PAIR_SCALE,
+    PairHead,
     SinglePromptHead,
     head_scale,
-    paired_probabilities,
+    pooling_scale,
 )
 from fedmpt.methods.poscoop import PositivePrompts
 from fedmpt.methods.ram import RAM
@@ -91,9 +91,10 @@ def _paired(make: MakeEncoder) -> Build:
     """Return the builder of a method with a positive and a negative text feature a class."""
 
     def build(backbone: Backbone, classes: tuple[str, ...], config: MethodConfig) -> Method:
-        loss = weighted(config.loss, scale=PAIR_SCALE)
+        head = PairHead(pooling_scale(config.head))
+        loss = weighted(config.loss, scale=head.scale)
         encoder = make(backbone, classes, config)
-        return TextMethod(config.name, backbone, encoder, paired_probabilities, loss)
+        return TextMethod(config.name, backbone, encoder, head, loss)
 
     return build
 

@@ -15,8 +15,14 @@ from torch import Tensor
 from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.config import load_config
 from fedmpt.engine.defaults import resolve_scale
-from fedmpt.methods.cosine_scale import SERIES, cosine_scale, nearest_of_series, similarity_scale
-from fedmpt.methods.pooling import POOLING_SCALE
+from fedmpt.methods.cosine_scale import SERIES, cosine_scale, nearest_of_series
+from fedmpt.methods.pooling import (
+    POOLING_SCALE,
+    PairHead,
+    head_scale,
+    pooling_scale,
+    similarity_scale,
+)
 
 
 def test_the_bundled_backbone_keeps_the_published_scales_to_the_last_bit() -> None:
@@ -33,7 +39,9 @@ def _backbone_of_spread(spread: float) -> Backbone:
         return torch.randn(len(given), 50, 20, generator=random), None
 
     stub = SimpleNamespace(
-        encode_images=images, encode_sentences=lambda sentences: spread * torch.eye(len(sentences))
+        encode_images=images,
+        encode_sentences=lambda sentences: spread * torch.eye(len(sentences)),
+        logit_scale=100.0,
     )
     return cast(Backbone, stub)
 
@@ -50,11 +58,31 @@ def test_the_series_is_never_further_off_than_half_its_largest_step(scale: float
 
 
 def test_fedmpts_scale_goes_with_that_of_pooling_unless_it_is_given() -> None:
-    assert similarity_scale(100.0, 50.0) == 250.0
     assert [similarity_scale(100.0, scale) for scale in SERIES] == [25, 50, 100, 250, 500, 1000]
-    resolved = resolve_scale(load_config(), 250.0)
+    backbone = _backbone_of_spread(0.02)
+    resolved = resolve_scale(load_config(), backbone)
     assert resolved.method.fedmpt.similarity_scale == 250.0
     own = load_config(options={"method.fedmpt.similarity_scale": 70.0})
-    assert resolve_scale(own, 250.0).method.fedmpt.similarity_scale == 70.0
-    other = load_config(options={"method.name": "coop"})
-    assert resolve_scale(other, 250.0) == other
+    assert resolve_scale(own, backbone).method.fedmpt.similarity_scale == 70.0
+
+
+@pytest.mark.parametrize("name", ["coop", "dualcoop", "ram"])
+def test_the_scales_of_compared_methods_go_with_that_of_pooling_unless_given(name: str) -> None:
+    backbone = _backbone_of_spread(0.02)
+    resolved = resolve_scale(load_config(options={"method.name": name}), backbone).method.head
+    assert (resolved.pooling, resolved.scale) == (50.0, None)
+    assert head_scale(backbone, resolved) == 250.0 / 4
+    assert PairHead(pooling_scale(resolved)).scale == 250.0
+    own = load_config(options={"method.name": name, "method.head.pooling": 20})
+    assert resolve_scale(own, backbone).method.head.pooling == 20.0
+    assert head_scale(backbone, own.method.head) == 25.0
+
+
+def test_pairs_are_pooled_and_compared_at_the_scale_of_the_head() -> None:
+    random = torch.Generator().manual_seed(1)
+    text, patches = torch.randn(6, 8, generator=random), torch.randn(2, 5, 8, generator=random)
+    maps = 0.002 * patches @ text.T
+    for scale in (20.0, 50.0):
+        weights = torch.softmax(scale * maps[..., :3], dim=1)
+        expected = torch.sigmoid(5 * scale * (weights * (maps[..., :3] - maps[..., 3:])).sum(dim=1))
+        assert torch.allclose(PairHead(scale)(0.002 * text, patches), expected, atol=1e-6)

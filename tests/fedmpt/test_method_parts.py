@@ -28,7 +28,7 @@ from fedmpt.methods.attention import attention, fresh_attention, fresh_low_rank
 from fedmpt.methods.base import Method
 from fedmpt.methods.fedmvp import descriptions
 from fedmpt.methods.losses import configured_loss, weighted
-from fedmpt.methods.pooling import paired_probabilities
+from fedmpt.methods.pooling import POOLING_SCALE, PairHead
 from fedmpt.methods.prompts import fresh_tokens, frozen_features
 from fedmpt.methods.registry import build_method
 from fedmpt.methods.scpnet import propagation_matrix, relation_matrix
@@ -52,15 +52,15 @@ def test_swapping_positive_and_negative_gives_the_complement_when_weights_are_fi
     """With one patch there is one weight, 1."""
     text, patch = 0.1 * _units(8, 16), _units(5, 1, 16, seed=1)
     swapped = torch.cat([text[4:], text[:4]])
-    p = paired_probabilities(text, patch)
+    p = PairHead(POOLING_SCALE)(text, patch)
     assert p.std() > 0.05
-    assert torch.allclose(paired_probabilities(swapped, patch), 1 - p, atol=1e-5)
+    assert torch.allclose(PairHead(POOLING_SCALE)(swapped, patch), 1 - p, atol=1e-5)
 
 
 def test_a_pair_is_pooled_by_the_positive_map() -> None:
     """An oracle by loops."""
     text, patches = _units(4, 16), 0.2 * _units(3, 7, 16, seed=1)
-    p = paired_probabilities(text, patches)
+    p = PairHead(POOLING_SCALE)(text, patches)
     for image in range(3):
         for c in range(2):
             positive, negative = patches[image] @ text[c], patches[image] @ text[2 + c]
