@@ -25,7 +25,9 @@ _PROBES: Final = 32
 _PATCHES: Final = 32
 _LABEL_SHARE: Final = 0.12  # of the classes in a probe
 _OBJECT_SHARE: Final = 0.3  # of the patches that show a labelled class
-_NOISE: Final = 0.8  # length of a patch's random part, beside a text feature of length 1
+# Lengths of a patch's random part, beside a text feature of length 1: the first with which anything has a gradient.
+# Real patches lie further from texts; where cosines are multiplied by much, so near a text every score saturates.
+_NOISES: Final = (0.8, 1.6, 3.2, 6.4)
 _PIXEL_PROBES: Final = 8  # fewer, for each runs the image tower
 _PIXEL_NOISE: Final = 0.3  # in units of the spread of normalised pixels
 _MOVED: Final = 0.05  # what training adds to blocks that start at zero, whose neighbours have no gradient before
@@ -53,6 +55,26 @@ def typical_norms(
     Raises:
         UsageError: no block has a gradient.
     """
+    for noise in _NOISES if method.pixel_shape is None else _NOISES[:1]:
+        norms = _norms(method, parameters, space=space, sketch=sketch, noise=noise)
+        largest = max(norms.values())
+        if largest > 0:
+            return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}
+    raise UsageError(
+        f"method {method.name} has no gradient at its start: its scores are saturated, so nothing would be learnt; "
+        "change how it starts (for poscoop: --set method.poscoop.negative_start=text)"
+    )
+
+
+def _norms(
+    method: Method,
+    parameters: Parameters,
+    *,
+    space: DPSpace,
+    sketch: Sketch | None,
+    noise: float,
+) -> dict[str, float]:
+    """Return the median norms of probes whose patches are so far from text features; 0 where all is saturated."""
     random = torch.Generator().manual_seed(0)
     moved = {
         name: value
@@ -64,7 +86,7 @@ def typical_norms(
     with torch.no_grad():
         text = method.encode_text(moved)
     if method.pixel_shape is None:
-        patches, labels = _probes(text, len(method.classes), random)
+        patches, labels = _probes(text, len(method.classes), random, length=noise)
     else:
         patches, labels = _pixel_probes(method.pixel_shape, len(method.classes), random)
         patches, labels = patches.to(text.device), labels.to(text.device)
@@ -79,17 +101,12 @@ def typical_norms(
         rows |= where.rows(rows.pop(TEXT_BLOCK))
         for name, value in rows.items():
             each.setdefault(name, []).append(value.flatten(1).norm(dim=1))
-    norms = {name: float(torch.cat(values).median()) for name, values in each.items()}
-    largest = max(norms.values())
-    if not largest > 0:
-        raise UsageError(
-            f"method {method.name} has no gradient at its start: its scores are saturated, so nothing would be learnt; "
-            "change how it starts (for poscoop: --set method.poscoop.negative_start=text)"
-        )
-    return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}
+    return {name: float(torch.cat(values).median()) for name, values in each.items()}
 
 
-def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def _probes(
+    text: Tensor, classes: int, random: torch.Generator, *, length: float
+) -> tuple[Tensor, Tensor]:
     """Return made-up patches ``[B, M, D]`` of unit length and labels int8 ``[B, C]``."""
     per_class = (
         text.reshape(-1, classes, text.shape[-1]).mean(0).cpu()
@@ -99,7 +116,7 @@ def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor
         labels.float(), _PATCHES, replacement=True, generator=random
     )  # [B, M]
     noise = torch.randn(_PROBES, _PATCHES, per_class.shape[1], generator=random)
-    noise = _NOISE * torch.nn.functional.normalize(noise, dim=-1)
+    noise = length * torch.nn.functional.normalize(noise, dim=-1)
     is_object = torch.rand(_PROBES, _PATCHES, 1, generator=random) < _OBJECT_SHARE
     patches = torch.where(is_object, per_class[shown], per_class.mean(0)) + noise
     patches = torch.nn.functional.normalize(patches, dim=-1).to(text.device)
