@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from experiments.bias.figure import bias_svg
+from experiments.bias.figure import bias_svg, column_name
 from experiments.bias.measure import MAP_IMAGES, SCHEMA, measure_run, run_folders
 from fedmpt.cli.progress import ProgressBar
 from fedmpt.config import METHOD_NAMES
@@ -30,7 +30,8 @@ _COLUMNS: Final = (
 def measure(sweep: Path) -> list[dict[str, Any]]:
     """Return a record of each run of a sweep, and keep them in ``bias.json``."""
     target = sweep / "bias.json"
-    known = json.loads(target.read_text())["runs"] if target.exists() else {}
+    kept = json.loads(target.read_text()) if target.exists() else {}
+    known = kept["runs"] if kept.get("schema") == SCHEMA else {}
     folders = run_folders(sweep)
     for folder in folders:
         if folder.name not in known:
@@ -45,7 +46,7 @@ def require_distinct(rows: Sequence[dict[str, Any]]) -> None:
     """Raise a `UsageError` where two runs differ in something that neither table nor figure shows."""
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
-        setting = tuple(row[name] for name in ("method", "pairings", "company", "seed"))
+        setting = (column_name(row), *(row[name] for name in ("pairings", "company", "seed")))
         if setting in seen:
             raise UsageError(
                 f"two runs of {setting[0]} with company {setting[2]:g} and seed {setting[3]}: they differ in other "
@@ -72,15 +73,22 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "|---" * (4 + len(_COLUMNS)) + "|",
     ]
     groups: dict[tuple[int, int, float], list[dict[str, Any]]] = {}
+    columns = column_names(rows)
     for row in rows:
-        place = METHOD_NAMES.index(row["method"])
+        place = columns.index(column_name(row))
         groups.setdefault((place, row["pairings"], row["company"]), []).append(row)
     for (place, pairings, company), some in sorted(groups.items()):
         values = [_values(row) for row in some]
         cells = [_cell([one[i] for one in values]) for i in range(len(_COLUMNS))]
-        name = METHOD_NAMES[place]
+        name = columns[place]
         lines.append(f"| {name} | {pairings} | {company:g} | {len(some)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def column_names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what is compared, in the methods' order, each method before itself with parts taken out."""
+    ordered = sorted(rows, key=lambda row: (METHOD_NAMES.index(row["method"]), row["without"]))
+    return list(dict.fromkeys(column_name(row) for row in ordered))
 
 
 def _values(row: dict[str, Any]) -> list[float | None]:
@@ -111,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         require_distinct(rows)
         write_whole(sweep / "bias.md", table(rows).encode())
         for name, some in figures(rows).items():
-            figure = bias_svg(some, methods=METHOD_NAMES, title=_TITLE)
+            figure = bias_svg(some, columns=column_names(some), title=_TITLE)
             write_whole(sweep / name, figure.encode())
     except FedMPTError as error:
         print(f"bias: {error}", file=sys.stderr)

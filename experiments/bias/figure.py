@@ -1,7 +1,7 @@
-"""The figure: a column a method, a row a measure, the share of images that keep company from left to right.
+"""The figure: a column a method (or FedMPT without a part of it), a row a measure.
 
-One SVG file that needs nothing else and follows the reader's light or dark theme. Partners are solid with marks, decoys
-dashed. Lengths are in units of the view box.
+The share of images that keep company grows from left to right. One SVG file that needs nothing else and follows the
+reader's light or dark theme. Partners are solid with marks, decoys dashed. Lengths are in units of the view box.
 """
 
 from __future__ import annotations
@@ -77,17 +77,22 @@ MEASURES: Final = (
 )
 
 
-def bias_svg(rows: Sequence[Row], *, methods: Sequence[str], title: str) -> str:
+def column_name(row: Row) -> str:
+    """Return what a run is an instance of: its method, or the parts that it was trained without."""
+    return f"no {' or '.join(row['without'])}" if row["without"] else str(row["method"])
+
+
+def bias_svg(rows: Sequence[Row], *, columns: Sequence[str], title: str) -> str:
     """Return the figure as an SVG document.
 
     Args:
         rows: one record a finished run, all of one number of pairings; several seeds of one setting become a mean with
             its 95% interval.
-        methods: columns from the left; ``zero-shot`` is drawn as a line across all of them instead.
+        columns: `column_name` of each column from the left; ``zero-shot`` is a line across all of them instead.
         title: what the figure shows, for those who do not see it as well.
     """
-    shown = [name for name in methods if any(row["method"] == name for row in rows)]
-    columns = [name for name in shown if name != "zero-shot"]
+    frozen = "zero-shot" in columns
+    columns = [name for name in columns if name != "zero-shot"]
     across = max(len(columns), _FEWEST)
     width = _LEFT + across * _PANEL + (across - 1) * _GAP + _RIGHT
     levels = sorted({float(row["company"]) for row in rows})
@@ -97,11 +102,11 @@ def bias_svg(rows: Sequence[Row], *, methods: Sequence[str], title: str) -> str:
         body.append(_words(name, x, 18, anchor="middle", kind="head"))
     top = _TOP
     for measure in MEASURES:
-        body += _row(measure, rows, columns, levels, top=top, frozen="zero-shot" in shown)
+        body += _row(measure, rows, columns, levels, top=top, frozen=frozen)
         top += _ROW + _ROW_GAP
     body.append(_words("share of training images that keep their site's company", _LEFT, top + 2))
     height = top + 1.5 * _LINE
-    body += _legend(height, frozen="zero-shot" in shown)
+    body += _legend(height, frozen=frozen)
     height += 0.8 * _LINE
     return "\n".join(
         [
@@ -180,13 +185,13 @@ def _row(
 
 
 def _points(
-    rows: Sequence[Row], method: str, value: Callable[[Row], float | None]
+    rows: Sequence[Row], name: str, value: Callable[[Row], float | None]
 ) -> list[tuple[float, float, float]]:
-    """Return (company, mean, half of its interval) of a method, company ascending."""
+    """Return (company, mean, half of its interval) of a column, company ascending."""
     found: dict[float, list[float]] = {}
     for row in rows:
         measured = value(row)
-        if row["method"] == method and measured is not None:
+        if column_name(row) == name and measured is not None:
             found.setdefault(float(row["company"]), []).append(measured)
     points = []
     for level, values in sorted(found.items()):
@@ -195,8 +200,8 @@ def _points(
     return points
 
 
-def _mean(rows: Sequence[Row], method: str, value: Callable[[Row], float | None]) -> float | None:
-    values = [v for row in rows if row["method"] == method and (v := value(row)) is not None]
+def _mean(rows: Sequence[Row], name: str, value: Callable[[Row], float | None]) -> float | None:
+    values = [v for row in rows if column_name(row) == name and (v := value(row)) is not None]
     return estimate(values).mean if values else None
 
 

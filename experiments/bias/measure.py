@@ -23,7 +23,7 @@ from fedmpt.inference.model import load_tuned
 from fedmpt.learner import predict
 
 MAP_IMAGES: Final = 400  # the first of the test split
-SCHEMA: Final = "fedmpt.bias/1"
+SCHEMA: Final = "fedmpt.bias/2"
 _BATCH: Final = 32
 
 
@@ -72,6 +72,7 @@ def measure_run(folder: Path, *, map_images: int, progress: Progress) -> dict[st
             lift.add(int(column), values, areas[row])
     return {
         "method": config.method.name,
+        "without": parts_taken_out(config),
         "seed": config.seed,
         "company": config.data.scenes.company,
         "pairings": config.data.scenes.pairings,
@@ -81,6 +82,19 @@ def measure_run(folder: Path, *, map_images: int, progress: Progress) -> dict[st
         "false_alarms": asdict(false_alarms(scores, dataset.test.labels, partners, decoys)),
         "map_lift": lift.result(),
     }
+
+
+def parts_taken_out(config: Config) -> list[str]:
+    """Return the parts of FedMPT that a run was trained without."""
+    own = config.method.fedmpt
+    parts = {
+        "conditions": own.use_conditions,
+        "adapters": own.use_adapters,
+        "transport": own.use_transport,
+        "gate": own.use_gate,
+    }
+    used = config.method.name != "fedmpt"
+    return [name for name, there in parts.items() if not (there or used)]
 
 
 def _present(labels: LabelMatrix) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.bias.__main__ import figures, main, require_distinct, table
+from experiments.bias.__main__ import column_names, figures, main, require_distinct, table
 from experiments.bias.figure import bias_svg
 from experiments.bias.maps import gradient_maps
+from experiments.bias.measure import parts_taken_out
 from experiments.bias.measures import MapLift, class_areas, company_tables, false_alarms
 from fedmpt.cli.train import OPTIONS
-from fedmpt.config import METHOD_NAMES, load_config
+from fedmpt.config import load_config
 from fedmpt.data.partners import pairing
 from fedmpt.errors import UsageError
 from fedmpt.inference.model import load_tuned
@@ -113,6 +114,7 @@ def test_the_lift_is_the_mass_on_an_object_over_its_share_of_the_image() -> None
 def record(method: str, company: float, seed: int, partner: float) -> dict[str, object]:
     return {
         "method": method,
+        "without": [],
         "seed": seed,
         "company": company,
         "pairings": 2,
@@ -131,7 +133,7 @@ RECORDS = [
 
 
 def test_the_figure_has_a_line_for_every_method_and_measure_and_draws_means() -> None:
-    svg = ElementTree.fromstring(bias_svg(RECORDS, methods=METHOD_NAMES, title="a < b"))  # noqa: S314 -- made here
+    svg = ElementTree.fromstring(bias_svg(RECORDS, columns=column_names(RECORDS), title="a < b"))  # noqa: S314 -- made here
     space = "{http://www.w3.org/2000/svg}"
     heads = [t.text for t in svg.iter(f"{space}text") if t.get("class") == "head"]
     assert heads == ["fedmpt", "coop"]  # in the order of methods; the frozen model is a line across
@@ -151,6 +153,17 @@ def test_the_table_has_a_row_a_setting_with_intervals_over_seeds() -> None:
     assert lines[2].endswith("| 1.50 ± 0.00 | - |")
 
 
+def test_a_method_without_a_part_is_a_column_of_its_own() -> None:
+    bare = [row | {"without": ["adapters"]} for row in RECORDS if row["method"] == "fedmpt"]
+    rows = [*bare, *RECORDS]
+    assert column_names(rows) == ["fedmpt", "no adapters", "coop", "zero-shot"]
+    require_distinct(rows)
+    assert "| no adapters | 2 | 0.5 | 2 |" in table(rows)
+    assert "no adapters, company 0.5, partner: 45.5" in bias_svg(
+        rows, columns=column_names(rows), title="parts"
+    )
+
+
 def test_each_number_of_pairings_has_a_figure_and_runs_that_differ_otherwise_are_refused() -> None:
     assert figures(RECORDS) == {"bias.svg": RECORDS}
     others = [row | {"pairings": 1} for row in RECORDS]
@@ -166,6 +179,10 @@ def test_each_number_of_pairings_has_a_figure_and_runs_that_differ_otherwise_are
 def test_the_grid_is_valid_and_every_client_is_a_site() -> None:
     cells = cells_of(read_grid(GRID, OPTIONS))
     assert len({cell.condition.label for cell in cells}) == 28
+    modules = cells_of(read_grid(GRID.with_name("bias_modules.toml"), OPTIONS))
+    assert len({cell.condition.label for cell in modules}) == 10
+    assert len({cell.digest for cell in modules} & {cell.digest for cell in cells}) == 2 * 3
+    assert [len(parts_taken_out(cell.config)) for cell in modules[:10]] == [0, 0] + 8 * [1]
     for cell in cells:
         config = cell.config
         assert config.clients.partition == "site"
@@ -198,7 +215,7 @@ def test_a_sweeps_models_are_measured_once_and_drawn(
     assert printed.err.count("measuring") == 3
     runs = json.loads((tmp_path / "bias.json").read_text())["runs"]
     for name, run in runs.items():
-        assert run["method"] == name
+        assert (run["method"], run["without"]) == (name, [])
         assert run["company"] == 1
         assert 0 <= run["false_alarms"]["beside_partner"] <= 100
         assert run["map_lift"]["own"] > 0
