@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from secagg.api import InputWanted, Reply, Requests
@@ -35,7 +36,7 @@ from secagg.secret import RandomSource
 from secagg.turn import alone
 
 
-class DirectClient:
+class DirectClient(ABC):
     """A client session up to its upload; see `secagg.api.ClientSession`.
 
     Args:
@@ -124,11 +125,11 @@ class DirectClient:
         self._latches.close(Stage.UPLOAD, request, signed, reply)
         return Reply(message=reply)
 
+    @abstractmethod
     def _body(self, params: RoundParams, encoded: dict[str, Integers]) -> bytes:
         """The body of an upload of these integers."""
-        raise NotImplementedError
 
-    def _uploaded(self, upload: bytes) -> None:
+    def _uploaded(self, upload: bytes) -> None:  # noqa: B027 -- a hook that may stay empty
         """Takes note of the digest of the upload that leaves now."""
 
     def _leave(self, stage: Stage, error: SecAggError) -> SecAggError:
@@ -143,7 +144,7 @@ class DirectClient:
         self._params = self._request = None
 
 
-class DirectServer(RoundServer):
+class DirectServer(RoundServer, ABC):
     """A server session up to the uploads; see `secagg.api.ServerSession`."""
 
     def __init__(
@@ -192,13 +193,13 @@ class DirectServer(RoundServer):
         self._uploads[client_id] = SurvivorRow(client_id, hashed, upload.signature)
         self._book.accept(client_id, message)
 
+    @abstractmethod
     def _check_body(self, body: bytes) -> None:
         """Returns if the body may be an upload; called before its signature is verified."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add(self, client: int, body: bytes) -> None:
         """Adds a body whose signature is verified to the sum; all of it or nothing."""
-        raise NotImplementedError
 
 
 def opening(params: RoundParams, signature: bytes) -> Open | OpenKeyed:

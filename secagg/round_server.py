@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from secagg.api import Requests
 from secagg.attendance import Attendance
 from secagg.errors import ConfigurationError
@@ -48,7 +50,7 @@ class RoundServer:
         return self._book.stage
 
 
-class StoredServer(RoundServer):
+class StoredServer(RoundServer, ABC):
     """A server session that keeps its state where it was given a store; see `secagg.api.RestartableServer`."""
 
     _store: ServerStore | None = None
@@ -71,6 +73,6 @@ class StoredServer(RoundServer):
             with self._book.all_or_nothing():
                 self._store.save(self._store.seal(self._state()))
 
+    @abstractmethod
     def _state(self) -> ServerSnapshot:
         """The state, to be sealed."""
-        raise NotImplementedError
