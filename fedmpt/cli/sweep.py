@@ -109,6 +109,7 @@ def command(
         table = to_markdown(results)
         write_results(results, out, table=table, curve=curve_of(results))
     progress.tell(price_lines(results), folder=out)
+    click.echo(f"to look at them: fedmpt report {out}", err=True)
     if as_json:
         click.echo(json.dumps(as_dict(results), indent=2))
     else:

@@ -81,11 +81,9 @@ class SweepProgress:
         )
 
     def tell(self, lines: Sequence[str], *, folder: Path) -> None:
-        """Say what the sweep cost and where its results are."""
-        for line in lines:
+        """Say this, and where the results are."""
+        for line in (*lines, f"results: {folder}"):
             self._console.print(line)
-        self._console.print(f"results: {folder}")
-        self._console.print(f"to look at them: fedmpt report {folder}")
 
     def _ended(self, cell: Cell, text: str) -> None:
         self._running.remove(cell.name)

@@ -485,6 +485,7 @@ def test_the_command_writes_the_table_and_lists_what_there_is(
     done = fedmpt("bench", "figure5b", *out)
     assert done.exit_code == 0, done.output
     assert "every run of this table is finished" in done.stderr
+    assert "fedmpt report" not in done.stderr  # which is for runs and sweeps
     assert done.stdout == (tmp_path / "figure5b" / "table.md").read_text()
     printed = json.loads(fedmpt("bench", "figure5b", *out, "--json").stdout)
     assert printed["schema"] == "fedmpt.table/1"
