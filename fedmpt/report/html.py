@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-_EMPTY: Final = frozenset({"meta"})  # elements without an end tag
+_EMPTY: Final = frozenset({"img", "meta"})  # elements without an end tag
 
 
 class Html(str):

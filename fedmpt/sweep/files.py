@@ -21,6 +21,7 @@ from fedmpt.sweep.statistics import CONFIDENCE, Estimate, PairedDifference, Shar
 
 SCHEMA: Final = "fedmpt.sweep/1"
 RESULTS_FILE: Final = "results.json"
+CURVE_FILE: Final = "curve.svg"
 
 
 def as_dict(results: SweepResults) -> dict[str, Any]:
@@ -148,6 +149,6 @@ def write_results(results: SweepResults, folder: Path, *, table: str, curve: str
     write_whole(folder / RESULTS_FILE, text.encode())
     write_whole(folder / "table.md", table.encode())
     if curve is None:
-        (folder / "curve.svg").unlink(missing_ok=True)
+        (folder / CURVE_FILE).unlink(missing_ok=True)
     else:
-        write_whole(folder / "curve.svg", curve.encode())
+        write_whole(folder / CURVE_FILE, curve.encode())

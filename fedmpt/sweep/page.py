@@ -1,10 +1,12 @@
 """The report of a sweep: what privacy costs at a glance, figures with intervals, both epsilons, and links to the runs.
 
-It is written from ``results.json`` alone, so it says what the sweep's last call found.
+It is written from ``results.json``, so it says what the sweep's last call found, and shows other figures in the folder,
+as of `experiments.bias`.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,7 +17,7 @@ from fedmpt.report.page import REPORT_FILE, contents, page, write_page
 from fedmpt.report.plot import Interval, interval_chart
 from fedmpt.sweep.curve import draw_panels
 from fedmpt.sweep.figure import TITLE, panels_of
-from fedmpt.sweep.files import read_results
+from fedmpt.sweep.files import CURVE_FILE, read_results
 from fedmpt.sweep.headline import head, signed
 from fedmpt.sweep.results import GAIN, METRICS, SweepResults
 from fedmpt.sweep.run import CELLS
@@ -39,6 +41,7 @@ def write_sweep_report(folder: Path) -> Path:
         "curve": _curve(results),
         "results": _results(results),
         "comparisons": _comparisons(results),
+        "figures": _more_figures(folder),
         "cost": section("cost", "What it cost", bullets(price_lines(results))),
         "runs": _runs(results, folder),
         "failed": _failed(results),
@@ -48,6 +51,7 @@ def write_sweep_report(folder: Path) -> Path:
         "curve": "privacy and utility",
         "results": "results",
         "comparisons": "paired comparisons",
+        "figures": "more figures",
         "cost": "what it cost",
         "runs": "runs",
         "failed": "cells that failed",
@@ -161,6 +165,19 @@ def _comparisons(results: SweepResults) -> Html | None:
             _label_table("difference in points", columns, rows, labels=len(_heads(results))),
         ),
     )
+
+
+def _more_figures(folder: Path) -> Html | None:
+    """Return the figures that other programs left in the folder, as images, in which nothing runs."""
+    files = sorted(file for file in folder.glob("*.svg") if file.name != CURVE_FILE)
+    if not files:
+        return None
+    shown = []
+    for file in files:
+        content = base64.b64encode(file.read_bytes()).decode()
+        image = element("img", src=f"data:image/svg+xml;base64,{content}", alt=file.name)
+        shown += [element("div", image, class_="scroll"), paragraph(file.name, kind="note")]
+    return section("figures", "More figures", *shown)
 
 
 def _runs(results: SweepResults, folder: Path) -> Html | None:

@@ -62,7 +62,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
-        if tag != "meta":
+        if tag not in ("img", "meta"):  # without an end tag
             self._inside.append(tag)
         for name, value in attrs:
             self.attributes.add(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from dataclasses import replace
@@ -81,6 +82,18 @@ def test_it_runs_nothing_and_links_to_its_runs_alone(sweep: Path) -> None:
     assert all(link.startswith("cells/") for link in runs)
     assert len(runs) == 8
     assert f"cells/{reported.name}/report.html" in runs
+
+
+def test_figures_of_other_programs_are_shown_as_images_in_which_nothing_runs(sweep: Path) -> None:
+    drawn = f"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script>{HOSTILE}</svg>"
+    (sweep / "bias.svg").write_text(drawn)
+    text = write_sweep_report(sweep).read_text()
+    page = Page(text)
+    assert (page.tags["img"], page.tags["script"]) == (1, 0)
+    assert HOSTILE not in page.text
+    source = text.partition('src="data:image/svg+xml;base64,')[2].partition('"')[0]
+    assert base64.b64decode(source).decode() == drawn
+    assert "bias.svg" in page.text
 
 
 def test_texts_of_files_do_not_become_markup(sweep: Path) -> None:
