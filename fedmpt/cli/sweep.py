@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--reference",
-    help="Cell to compare others with, as `key=value key=value`.  [default: without privacy, else the first]",
+    help="Cell to compare others with, as `key=value key=value`; a part, as `method=fedmpt`: each with the cell that "
+    "differs in this alone.  [default: without privacy, else the first]",
 )
 @click.option(
     "--jobs", type=int, help="Cells at a time, each of one thread.  [default: half of the cores]"
@@ -86,14 +87,17 @@ def command(
     from fedmpt.sweep.cells import cells_of
     from fedmpt.sweep.figure import curve_of
     from fedmpt.sweep.files import as_dict, write_results
-    from fedmpt.sweep.results import gather, reference_label
+    from fedmpt.sweep.results import gather, references_of
     from fedmpt.sweep.run import default_jobs, run_cells
     from fedmpt.sweep.table import price_lines, to_markdown
 
     cells = cells_of(grid)
-    if only and reference is None and grid.reference not in {one.condition.label for one in cells}:
+    try:
+        references_of(grid, cells)  # before hours of work, not after
+    except UsageError:
+        if not only or reference is not None:
+            raise
         grid = replace(grid, reference=None)  # the file's is not of this part
-    reference_label(grid, cells)  # before hours of work, not after
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)  # the terminal was closed

@@ -108,7 +108,7 @@ class SweepResults:
     Attributes:
         axes: names of the settings by which conditions differ.
         outcomes: one a condition, in the grid's order, baselines last.
-        reference: label of the condition that others are compared with.
+        reference: what conditions are compared with, in words.
         failures: cells that did not finish.
         prices: what the private runs cost together, by unit of privacy.
         open_runs: runs that trained without privacy.
@@ -122,29 +122,57 @@ class SweepResults:
     open_runs: int
 
 
-def reference_label(grid: Grid, cells: Sequence[Cell]) -> str:
-    """Return the condition to compare with: the one asked for, else the first without privacy, else the first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class References:
+    """What conditions are compared with.
+
+    Attributes:
+        name: in words.
+        labels: label of a condition -> label of the condition that it is compared with.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+
+
+def references_of(grid: Grid, cells: Sequence[Cell]) -> References:
+    """Return what conditions are compared with: what was asked for, else the first without privacy, else the first.
+
+    A label asks for that condition; a part of one (``method=fedmpt``) for the condition that has these values and
+    agrees in all others, so each condition is compared with its own counterpart, and one without any with none.
 
     Raises:
-        UsageError: there is no condition of that label.
+        UsageError: no condition is of that label or has these values.
     """
     conditions = {cell.condition.label: cell.condition for cell in cells}
-    if grid.reference is not None:
-        if grid.reference not in conditions:
-            raise UsageError(
-                f"--reference {grid.reference}: no such condition; there are: {'; '.join(conditions)}"
-            )
-        return grid.reference
     in_grid = [one for one in conditions.values() if one.baseline is None]
-    without = [one for one in in_grid if one.epsilon is None]
-    return (without or in_grid or list(conditions.values()))[0].label
+    if grid.reference is None:
+        without = [one for one in in_grid if one.epsilon is None]
+        first = (without or in_grid or list(conditions.values()))[0].label
+        return References(name=first, labels=dict.fromkeys(conditions, first))
+    if grid.reference in conditions:
+        return References(name=grid.reference, labels=dict.fromkeys(conditions, grid.reference))
+    given = dict(part.partition("=")[::2] for part in grid.reference.split())
+    known = {
+        one.settings: one.label for one in in_grid if given.items() <= dict(one.settings).items()
+    }
+    if not given or not known:
+        raise UsageError(
+            f"--reference {grid.reference}: no such condition; there are: {'; '.join(conditions)}"
+        )
+    labels = {}
+    for one in in_grid:
+        wanted = tuple((name, given.get(name, value)) for name, value in one.settings)
+        if wanted in known:
+            labels[one.label] = known[wanted]
+    return References(name=f"{grid.reference}, all else equal", labels=labels)
 
 
 def gather(
     grid: Grid, cells: Sequence[Cell], failures: Sequence[Failure], folder: Path
 ) -> SweepResults:
     """Read every finished cell and what all of them cost."""
-    reference = reference_label(grid, cells)
+    references = references_of(grid, cells)
     conditions = {cell.condition.label: cell.condition for cell in cells}
     rows: dict[str, list[Row]] = {label: [] for label in conditions}
     for cell in cells:
@@ -156,10 +184,14 @@ def gather(
     return SweepResults(
         axes=tuple(column.name for column in columns_of(grid)),
         outcomes=tuple(
-            _with_share(_outcome(one, rows[one.label], rows[reference]), counterparts, rows)
+            _with_share(
+                _outcome(one, rows[one.label], rows.get(references.labels.get(one.label, ""), [])),
+                counterparts,
+                rows,
+            )
             for one in ordered
         ),
-        reference=reference,
+        reference=references.name,
         failures=tuple(
             FailedCell(
                 condition=failure.cell.condition.label,

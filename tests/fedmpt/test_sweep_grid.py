@@ -11,6 +11,7 @@ from fedmpt.cli.train import OPTIONS
 from fedmpt.errors import UsageError
 from fedmpt.sweep.cells import Cell, cells_of, columns_of
 from fedmpt.sweep.grid import Block, Grid, parse_axis, parse_setting, read_grid, seed_list, slice_of
+from fedmpt.sweep.results import references_of
 
 
 def block(*axes: str, fixed: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Block:
@@ -294,6 +295,35 @@ def test_a_file_may_hold_several_grids(tmp_path: Path) -> None:
 
 _OPEN = "method.fedmpt.use_gate=true"
 _GATED = "dp.epsilon=1 " + _OPEN
+
+
+def references(reference: str | None) -> tuple[str, dict[str, str]]:
+    grid = Grid(
+        blocks=(block("method=fedmpt,coop", "dp.epsilon=8,inf"),),
+        seeds=(0,),
+        baselines=("zero-shot",),
+        reference=reference,
+    )
+    found = references_of(grid, cells_of(grid))
+    return found.name, dict(found.labels)
+
+
+def test_a_whole_label_is_the_reference_of_all_and_a_part_of_one_finds_each_its_own() -> None:
+    name, labels = references("method=coop dp.epsilon=8")
+    assert set(labels.values()) == {name} == {"method=coop dp.epsilon=8"}
+    assert "zero-shot" in labels
+    name, labels = references("method=fedmpt")
+    assert name == "method=fedmpt, all else equal"
+    assert labels == {
+        f"method={method} dp.epsilon={epsilon}": f"method=fedmpt dp.epsilon={epsilon}"
+        for method in ("fedmpt", "coop")
+        for epsilon in ("8", "inf")
+    }
+    name, labels = references(None)
+    assert set(labels.values()) == {name} == {"method=fedmpt dp.epsilon=inf"}
+    for wrong in ("method=tcp", "rounds=3", "coop"):
+        with pytest.raises(UsageError, match=r"no such condition; there are: .*zero-shot"):
+            references(wrong)
 
 
 def sliced(grid: Grid, *only: str) -> list[Cell]:
