@@ -49,7 +49,7 @@ class Share:
 
     Attributes:
         value: the ratio of the means.
-        low: of its confidence interval; None where there is none: one seed, or a divisor that may be zero.
+        low: of its confidence interval; None for one seed.
         high: of its confidence interval; likewise.
         count: number of seeds that both have.
     """
@@ -98,7 +98,8 @@ def share(values: Mapping[int, float], whole: Mapping[int, float]) -> Share | No
         whole: by seed; the divisor.
 
     Returns:
-        None where no seed is shared or the divisor's mean is not above 0.
+        None where no seed is shared or the divisor's mean is not above 0, or where it cannot be told from 0: then the
+        interval is not bounded, and a ratio says nothing.
 
     Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16 (1954).
     """
@@ -115,9 +116,10 @@ def share(values: Mapping[int, float], whole: Mapping[int, float]) -> Share | No
         square = below**2 - spread * statistics.variance(theirs)
         middle = above * below - spread * statistics.covariance(ours, theirs)
         rest = above**2 - spread * statistics.variance(ours)
-        if square > 0:  # else the interval is not bounded
-            root = math.sqrt(max(0.0, middle**2 - square * rest))
-            low, high = (middle - root) / square, (middle + root) / square
+        if square <= 0:
+            return None
+        root = math.sqrt(max(0.0, middle**2 - square * rest))
+        low, high = (middle - root) / square, (middle + root) / square
     return Share(value=above / below, low=low, high=high, count=len(seeds))
 
 

@@ -218,21 +218,15 @@ def test_fiellers_interval_holds_the_ratios_that_a_paired_test_does_not_refuse()
     assert found.low < found.value < found.high
 
 
-@pytest.mark.parametrize(
-    ("whole", "bounded"), [({0: 1.0}, False), ({0: 9.0, 1: -3.0}, False), ({0: 5, 1: 5.1}, True)]
-)
-def test_a_share_has_an_interval_only_where_its_divisor_is_told_from_zero(
-    whole: dict[int, float], bounded: bool
-) -> None:
-    found = share({0: 3.0, 1: 3.1}, whole)
-    assert found is not None
-    assert (found.low is not None) is bounded
-    assert str(found).endswith(")") is bounded
+def test_one_seed_gives_a_share_without_an_interval() -> None:
+    assert str(share({0: 3.0}, {0: 6.0})) == "50%"
+    assert str(share({0: 3.0, 1: 3.1}, {0: 5, 1: 5.1})).endswith(")")
 
 
-def test_there_is_no_share_of_nothing() -> None:
+def test_there_is_no_share_of_nothing_nor_of_what_cannot_be_told_from_it() -> None:
     assert share({0: 1.0}, {1: 1.0}) is None
     assert share({0: 1.0}, {0: -1.0}) is None
+    assert share({0: 3.0, 1: 3.1}, {0: 9.0, 1: -3.0}) is None
 
 
 def test_the_share_of_the_gain_is_of_the_same_settings_without_privacy(tmp_path: Path) -> None:
