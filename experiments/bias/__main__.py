@@ -24,6 +24,7 @@ _TITLE: Final = "What tuning learns of the company that objects keep on clients,
 _COLUMNS: Final = (
     *("mAP", "beside partner %", "beside decoy %", "matched %"),
     *("map: own", "map: partner", "map: decoy"),
+    *("crosstalk: partner %", "crosstalk: decoy %"),
 )
 
 
@@ -97,6 +98,7 @@ def _values(row: dict[str, Any]) -> list[float | None]:
         row["final"]["mAP"],
         *(alarms[name] for name in ("beside_partner", "beside_decoy", "matched")),
         *(lift[name] for name in ("own", "partner", "decoy")),
+        *(row["crosstalk"][name] for name in ("partner", "decoy")),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments.bias.crosstalk import crosstalk
 from experiments.bias.maps import gradient_maps, own_maps
 from experiments.bias.measures import MapLift, class_areas, company_tables, false_alarms
 from fedmpt.config import Config, load_config
@@ -81,6 +82,7 @@ def measure_run(folder: Path, *, map_images: int, progress: Progress) -> dict[st
         "seconds": summary["seconds"],
         "false_alarms": asdict(false_alarms(scores, dataset.test.labels, partners, decoys)),
         "map_lift": lift.result(),
+        "crosstalk": crosstalk(model, partners, decoys),
     }
 
 

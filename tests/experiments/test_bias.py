@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments.bias.__main__ import column_names, figures, main, require_distinct, table
+from experiments.bias.crosstalk import crosstalk
 from experiments.bias.figure import bias_svg
 from experiments.bias.maps import gradient_maps
 from experiments.bias.measure import parts_taken_out
@@ -19,7 +20,8 @@ from fedmpt.cli.train import OPTIONS
 from fedmpt.config import load_config
 from fedmpt.data.partners import pairing
 from fedmpt.errors import UsageError
-from fedmpt.inference.model import load_tuned
+from fedmpt.inference.model import TunedModel, load_tuned
+from fedmpt.methods.fedmpt import FedMPT
 from fedmpt.sweep.cells import cells_of
 from fedmpt.sweep.grid import read_grid
 from tests.fedmpt.conftest import SmallRun
@@ -121,6 +123,7 @@ def record(method: str, company: float, seed: int, partner: float) -> dict[str, 
         "final": {"mAP": 50.0 - 10 * company + seed},
         "false_alarms": {"beside_partner": partner, "beside_decoy": 5.0, "matched": partner - 3},
         "map_lift": {"own": 7.0, "partner": 1.5, "decoy": None},
+        "crosstalk": {"partner": 12.0, "decoy": None},
     }
 
 
@@ -150,7 +153,7 @@ def test_the_table_has_a_row_a_setting_with_intervals_over_seeds() -> None:
     lines = table(RECORDS).splitlines()
     assert len(lines) == 2 + 9
     assert lines[2].startswith("| fedmpt | 2 | 0 | 2 | 50.50 ± 6.35 | 5.00 ± 0.00 |")
-    assert lines[2].endswith("| 1.50 ± 0.00 | - |")
+    assert lines[2].endswith("| 1.50 ± 0.00 | - | 12.00 ± 0.00 | - |")
 
 
 def test_a_method_without_a_part_is_a_column_of_its_own() -> None:
@@ -219,6 +222,7 @@ def test_a_sweeps_models_are_measured_once_and_drawn(
         assert run["company"] == 1
         assert 0 <= run["false_alarms"]["beside_partner"] <= 100
         assert run["map_lift"]["own"] > 0
+        assert (run["crosstalk"]["partner"] is not None) is (name == "fedmpt")
     ElementTree.fromstring((tmp_path / "bias.svg").read_text())  # noqa: S314 -- made here
     assert main([str(tmp_path)]) == 0
     assert "measuring" not in capsys.readouterr().err
@@ -233,6 +237,45 @@ def test_a_sweeps_models_are_measured_once_and_drawn(
         rtol=1e-3,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("projections", ["trained", "text"])
+def test_crosstalk_is_what_an_adapter_adds_to_a_class_along_others(
+    small_run: SmallRun, tmp_path: Path, projections: str
+) -> None:
+    small_run(
+        tmp_path / "run",
+        privacy__enabled=False,
+        method__fedmpt__adapter_projections=projections,
+    )
+    model = load_tuned(tmp_path / "run")
+    method, parameters = model.method, dict(model.parameters)
+    assert isinstance(method, FedMPT)
+    partners, decoys = company_tables(1, len(model.classes))
+    name = "adapter_up" if projections == "trained" else "adapter_core"
+
+    def with_changed(**changed: torch.Tensor) -> TunedModel:
+        return TunedModel(model.card, model.backbone, method, parameters | changed)
+
+    silent = with_changed(**{name: 0 * parameters[name]})
+    assert crosstalk(silent, partners, decoys) == {"partner": 0, "decoy": 0}
+
+    # An adapter that sends each class along its partner: t_c W t_p is large for partners alone.
+    text = method.encode_text(parameters).reshape(len(method.conditions), len(model.classes), -1)
+    centred = text - text.mean(dim=1, keepdim=True)
+    swap = torch.from_numpy(partners).float()
+    wanted = centred.mT @ swap @ centred  # [N, D, D]
+    left, strengths, right = torch.linalg.svd(wanted)
+    rank = len(model.classes)
+    taught = {
+        "adapter_down": left[..., :rank] * strengths[:, None, :rank],
+        "adapter_up": right[:, :rank],
+    }
+    if projections == "trained":
+        found = crosstalk(with_changed(**taught), partners, decoys)
+        assert found["partner"] is not None
+        assert found["decoy"] is not None
+        assert found["partner"] > 3 * abs(found["decoy"])
 
 
 def test_folders_without_finished_runs_of_scenes_are_refused(
