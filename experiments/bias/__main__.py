@@ -1,7 +1,8 @@
 """Measure the models of a finished sweep over company, and draw the figure.
 
-``python -m experiments.bias SWEEP`` writes ``bias.json``, ``bias.md`` and ``bias.svg`` into the sweep's folder, one
-figure for each number of pairings; runs that were measured before are not measured again.
+``python -m experiments.bias SWEEP`` writes ``bias.json``, ``bias.md`` and ``bias.svg`` into the sweep's folder, with
+``bias-parts.svg`` where FedMPT ran without parts of it, one for each number of pairings; runs that were measured before
+are not measured again.
 """
 
 from __future__ import annotations
@@ -57,14 +58,20 @@ def require_distinct(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return file name -> records of each figure: one for each number of pairings."""
+    """Return file name -> records of each figure: methods, and FedMPT beside itself with parts taken out.
+
+    One of each for every number of pairings, which the names have where there are several.
+    """
     numbers = sorted({row["pairings"] for row in rows})
-    return {
-        "bias.svg" if len(numbers) == 1 else f"bias-pairings-{number}.svg": [
-            row for row in rows if row["pairings"] == number
-        ]
-        for number in numbers
-    }
+    found = {}
+    for number in numbers:
+        ending = ".svg" if len(numbers) == 1 else f"-pairings-{number}.svg"
+        some = [row for row in rows if row["pairings"] == number]
+        found["bias" + ending] = [row for row in some if not row["without"]]
+        if any(row["without"] for row in some):
+            own = [row for row in some if row["method"] in ("fedmpt", "zero-shot")]
+            found["bias-parts" + ending] = own
+    return {name: some for name, some in found.items() if some}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

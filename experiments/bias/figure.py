@@ -15,7 +15,7 @@ from fedmpt.report.plot import ticks
 from fedmpt.sweep.statistics import estimate
 
 _LEFT: Final = 44.0
-_PANEL: Final = 86.0
+_PANEL: Final = 92.0
 _GAP: Final = 12.0
 _ROW: Final = 118.0
 _ROW_GAP: Final = 38.0

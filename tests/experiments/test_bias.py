@@ -174,6 +174,10 @@ def test_each_number_of_pairings_has_a_figure_and_runs_that_differ_otherwise_are
         "bias-pairings-1.svg": others,
         "bias-pairings-2.svg": RECORDS,
     }
+    bare = [row | {"without": ["gate"]} for row in RECORDS if row["method"] == "fedmpt"]
+    drawn = figures([*RECORDS, *bare])
+    assert drawn["bias.svg"] == RECORDS
+    assert column_names(drawn["bias-parts.svg"]) == ["fedmpt", "no gate", "zero-shot"]
     require_distinct([*RECORDS, *others])
     with pytest.raises(UsageError, match="two runs of coop with company 0 and seed 0"):
         require_distinct([*RECORDS, RECORDS[0]])
