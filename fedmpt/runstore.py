@@ -1,12 +1,13 @@
 """A run's folder: what is kept of a run, written so that a reader never sees half a file.
 
-``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot; ``ledger/`` one
-privacy ledger a client (elsewhere if runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned
-parameters and ``card.json`` what they are, unless clients train alone; ``partition.json`` who holds which images, and
-how many of what; ``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and
-``transcripts/`` one public log of signatures a round, both for ``python -m secagg.transcript``; ``state.safetensors``
-what the next round starts from; ``local/`` what clients keep to themselves; ``tensorboard/`` where it was asked for;
-``summary.json`` the result; ``lock`` is held by the process that works on the run.
+``config.toml`` the resolved configuration; ``metrics.jsonl`` one line a round, round 0 being zero-shot;
+``warnings.jsonl`` what went wrong on the way, if anything did; ``ledger/`` one privacy ledger a client (elsewhere if
+runs share it) and ``ledger.json`` where they are; ``model.safetensors`` the tuned parameters and ``card.json`` what
+they are, unless clients train alone; ``partition.json`` who holds which images, and how many of what;
+``protocol.json`` what the benchmark fixed before training; ``roster.json`` the public keys and ``transcripts/`` one
+public log of signatures a round, both for ``python -m secagg.transcript``; ``state.safetensors`` what the next round
+starts from; ``local/`` what clients keep to themselves; ``tensorboard/`` where it was asked for; ``summary.json`` the
+result; ``lock`` is held by the process that works on the run.
 
 A resumed run has new keys: ``roster-0007.json`` (with CKKS, also ``transcripts/key-setup-0007.bin``) is of those of
 rounds 7 and later, until the next such file.
@@ -27,8 +28,10 @@ from fedmpt.errors import StorageError, UsageError
 LEDGER_FOLDER: Final = "ledger"
 SUMMARY_FILE: Final = "summary.json"
 METRICS_FILE: Final = "metrics.jsonl"
+WARNINGS_FILE: Final = "warnings.jsonl"
 STATE_FILE: Final = "state.safetensors"
 ROUND_SCHEMA: Final = "fedmpt.round/1"  # of a line of metrics.jsonl; docs/events.md
+WARNING_SCHEMA: Final = "fedmpt.warning/1"  # of a line of warnings.jsonl
 SUMMARY_SCHEMA: Final = "fedmpt.summary/1"
 _LOCK_FILE: Final = "lock"
 
@@ -180,7 +183,14 @@ class RunStore:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        path = self.folder / METRICS_FILE
+        self._append(METRICS_FILE, line)
+
+    def append_warning(self, line: dict[str, Any]) -> None:
+        """Add one line to ``warnings.jsonl``."""
+        self._append(WARNINGS_FILE, line)
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        path = self.folder / name
         with storing(path), path.open("a", encoding="utf-8") as file:
             file.write(_line(line))
             file.flush()

@@ -29,7 +29,7 @@ from fedmpt.engine.ledgers import (
     reopen_ledgers,
     require_room,
 )
-from fedmpt.engine.listener import Listener
+from fedmpt.engine.listener import Listener, Several
 from fedmpt.engine.loop import Loop
 from fedmpt.engine.prepare import Federation, prepare
 from fedmpt.engine.preview import make_preview
@@ -37,6 +37,7 @@ from fedmpt.engine.protocol import protocol_record
 from fedmpt.engine.rounds import AveragedUpdates, Rounds
 from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
+from fedmpt.engine.warning_log import WarningLog
 from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
 from fedmpt.runstore import LEDGER_FOLDER, STATE_FILE, RunStore, of_stretch
@@ -174,6 +175,7 @@ def _make_ready(
 
 def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, Any]:
     """Do the rounds that are left, and what ends a run."""
+    listener = Several(listener, WarningLog(store, done=ready.start.state.round))
     note = compatibility_note(ready.federation.config)
     if note is not None:
         listener.warning(note)

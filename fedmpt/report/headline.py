@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from fedmpt.report.html import Html, element, paragraph
+from fedmpt.report.html import Html, bullets, element, folded, paragraph
 from fedmpt.report.parties import aggregation_statement
 from fedmpt.report.source import RunSource
 from privacy import display_epsilon
@@ -69,7 +69,11 @@ def _warnings(source: RunSource) -> list[Html]:
         warnings.append(
             f"THE AUDIT FOUND {len(source.audit.findings)} BROKEN PROMISE(S): see below before relying on any figure."
         )
-    return [paragraph(text, kind="warning") for text in warnings]
+    shown = [paragraph(text, kind="warning") for text in warnings]
+    if source.warnings:
+        said = [f"after round {number}: {text}" for number, text in source.warnings]
+        shown.append(folded(f"{len(said)} warning(s) while it ran", bullets(said)))
+    return shown
 
 
 def _figure(name: str, summary: dict[str, Any]) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from fedmpt.audit.saved import SavedAudit, read_audit
 from fedmpt.audit.transcripts import stretches
 from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.errors import UsageError
+from fedmpt.runstore import WARNING_SCHEMA, WARNINGS_FILE, require_schema
 from secagg import SecAggError
 from secagg.roster import Roster
 from secagg.transcript import verify_run
@@ -34,6 +36,7 @@ class RunSource:
         config_text: ``config.toml``.
         config: the same, read.
         metrics: lines of ``metrics.jsonl``, round 0 first.
+        warnings: (rounds done, text) of each line of ``warnings.jsonl``.
         summary: ``summary.json``.
         audit: its figures recomputed from the ledgers, and what is wrong.
         empirical: what attacks on its training code found; None if none were made.
@@ -47,6 +50,7 @@ class RunSource:
     config_text: str
     config: dict[str, Any]
     metrics: list[dict[str, Any]]
+    warnings: tuple[tuple[int, str], ...]
     summary: dict[str, Any]
     audit: RunAudit
     empirical: SavedAudit | None
@@ -114,6 +118,7 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         config_text=(folder / "config.toml").read_text(encoding="utf-8"),
         config=records.config,
         metrics=records.metrics,
+        warnings=_kept_warnings(folder),
         summary=records.summary,
         audit=audit_run(folder, ledgers=ledgers),
         empirical=read_audit(folder),
@@ -121,6 +126,24 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
         sums=sums,
         logs_missing=missing,
     )
+
+
+def _kept_warnings(folder: Path) -> tuple[tuple[int, str], ...]:
+    """Return (rounds done, text) of each warning; a last line that a crash tore is left out.
+
+    Raises:
+        UsageError: the file is of another version.
+    """
+    path = folder / WARNINGS_FILE
+    if not path.exists():
+        return ()
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if text.endswith("\n"):
+            line = json.loads(text)
+            require_schema(path, line.get("schema"), WARNING_SCHEMA)
+            found.append((int(line["round"]), str(line["text"])))
+    return tuple(found)
 
 
 def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
