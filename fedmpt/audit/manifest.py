@@ -36,7 +36,11 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
         "dp",
         "scores of released models on test images; its step times are of the simulation and stay",
     ),
-    "tensorboard": ("dp", "figures of metrics.jsonl, and warnings; likewise"),
+    "warnings.jsonl": (
+        "stays",
+        "what went wrong on the way; the text of a client's error may name what it holds",
+    ),
+    "tensorboard": ("stays", "figures of metrics.jsonl, and warnings; likewise"),
     "summary.json": (
         "dp",
         "scores and accounts; digests, images_skipped and times are of the simulation and stay",
@@ -49,7 +53,7 @@ _FILES: Final[dict[str, tuple[str, str]]] = {
     ),
     "report.html": (
         "stays",
-        "figures of the other files, times, and test images unless written with --no-images",
+        "figures of the other files, warnings, times, and test images unless written with --no-images",
     ),
 }
 

@@ -153,7 +153,7 @@ def test_nothing_is_fetched_and_nothing_runs(run: str, request: pytest.FixtureRe
 
 
 def test_the_check_for_fetched_things_finds_them() -> None:
-    assert Page('<img src="x.png"></img><a href="//host">a</a>').fetched == ["x.png", "//host"]
+    assert Page('<img src="x.png"><a href="//host">a</a>').fetched == ["x.png", "//host"]
 
 
 def test_every_class_and_client_has_its_bar_and_its_figures(private_run: Path) -> None:
