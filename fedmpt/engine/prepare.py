@@ -29,7 +29,7 @@ from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import RoundSketches, choose_space
-from fedmpt.engine.steps import match_steps
+from fedmpt.engine.steps import hold_back_local, match_steps
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
@@ -190,6 +190,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     config, space_reason = choose_space(config, method, initial)
     config = match_steps(config, method, initial, given=given)
+    config = hold_back_local(config, method, initial, given=given)
     return Federation(
         config=config,
         dataset=dataset,

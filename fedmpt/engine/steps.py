@@ -1,4 +1,4 @@
-"""How far a private step moves a block: rates for backbones whose gradients are of another size.
+"""How far a private step moves a block: rates for backbones whose gradients are of another size, and for local blocks.
 
 Without privacy Adam takes steps of a chosen length, whatever the size of gradients. Under it SGD does not: clipping and
 noise are in units of each block's typical gradient norm (`fedmpt.engine.probes`), and the rate turns them back into raw
@@ -29,6 +29,33 @@ USUAL_NORMS: Final = {
 }
 # Norms within this factor are taken for the usual ones: class lists and seeds change them by less.
 SAME: Final = 4.0
+
+
+# Adam takes full steps out of noise alone. Averaging over clients cancels most of that, but not in a block that stays
+# on its client. Chosen with FedPGP at epsilon 8 and four clients, 10 rounds, seed 101: mAP 17 at 1, 46 at 0.3, and 49,
+# the frozen model's, at 0.1.
+LOCAL_RATE: Final = 0.1
+
+
+def hold_back_local(
+    config: Config, method: Method, parameters: Parameters, *, given: frozenset[str]
+) -> Config:
+    """Return ``config`` with lower private rates of blocks that stay on a client beside others that are averaged.
+
+    Args:
+        config: the resolved configuration.
+        method: the method.
+        parameters: its starting parameters.
+        given: blocks whose multiplier the user set; they keep it.
+    """
+    train, local = config.train, set(method.local_blocks)
+    if not config.privacy.enabled or train.lr_unit != "block" or not set(parameters) - local:
+        return config
+    rates = dict(train.lr_multipliers)
+    for name in sorted(local - given):
+        rates[name] = LOCAL_RATE * rates.get(name, 1.0)
+    replace = msgspec.structs.replace
+    return replace(config, train=replace(train, lr_multipliers=rates))
 
 
 def match_steps(

@@ -10,7 +10,7 @@ from fedmpt.data.class_names import VOC_CLASSES
 from fedmpt.engine import steps
 from fedmpt.engine.defaults import PRIVATE, resolve
 from fedmpt.engine.probes import typical_norms
-from fedmpt.engine.steps import USUAL_NORMS, match_steps
+from fedmpt.engine.steps import LOCAL_RATE, USUAL_NORMS, hold_back_local, match_steps
 from fedmpt.methods.base import Method
 from fedmpt.methods.registry import build_method
 from privacy import DPSpace
@@ -42,6 +42,31 @@ def test_the_bundled_backbone_keeps_its_rates_to_the_last_bit(tiny: Backbone) ->
     _, method = _built(tiny)
     norms = typical_norms(method, method.initial_parameters(0), space=DPSpace.PROMPT)
     assert norms == pytest.approx(USUAL_NORMS, rel=0.25)  # what the rule says is usual
+
+
+def _held_back(
+    backbone: Backbone, *, given: frozenset[str] = frozenset(), **options: object
+) -> dict[str, float]:
+    config, method = _built(backbone, **options)
+    start = method.initial_parameters(0)
+    return hold_back_local(config, method, start, given=given).train.lr_multipliers
+
+
+def test_private_steps_of_blocks_that_stay_on_a_client_are_a_tenth(tiny: Backbone) -> None:
+    assert _held_back(tiny, method__name="fedpgp") == {"left": LOCAL_RATE, "right": LOCAL_RATE}
+    assert _held_back(tiny, method__name="fedpgp", privacy__enabled=False) == {}
+    own = {"train__lr_multipliers__left": 0.5}
+    found = _held_back(tiny, given=frozenset({"left"}), method__name="fedpgp", **own)
+    assert found == {"left": 0.5, "right": LOCAL_RATE}
+
+
+@pytest.mark.parametrize("name", ["coop", "tcp", "fedmpt"])
+def test_blocks_that_all_clients_share_keep_their_steps(tiny: Backbone, name: str) -> None:
+    config, method = _built(tiny, method__name=name)
+    start = method.initial_parameters(0)
+    assert hold_back_local(config, method, start, given=frozenset()) == config
+    method.local_blocks = tuple(start)  # every client trains alone: nothing is shared
+    assert hold_back_local(config, method, start, given=frozenset()) == config
 
 
 def test_steps_of_a_steep_model_are_as_long_as_usual_in_units_of_its_gradients(
