@@ -14,9 +14,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fedmpt.clip.backbone import Backbone
 from fedmpt.errors import UsageError
 from fedmpt.learner import make_space, per_example_gradients
 from fedmpt.methods.base import Method, Parameters
+from fedmpt.methods.pooling import made_up_images
 from privacy import DPSpace
 from privacy.jacobian import TEXT_BLOCK
 from privacy.sketch import Sketch
@@ -25,9 +27,7 @@ _PROBES: Final = 32
 _PATCHES: Final = 32
 _LABEL_SHARE: Final = 0.12  # of the classes in a probe
 _OBJECT_SHARE: Final = 0.3  # of the patches that show a labelled class
-# Lengths of a patch's random part, beside a text feature of length 1: the first with which anything has a gradient.
-# Real patches lie further from texts; where cosines are multiplied by much, so near a text every score saturates.
-_NOISES: Final = (0.8, 1.6, 3.2, 6.4)
+_NOISE: Final = 0.8  # length of a patch's random part, beside a text feature of length 1
 _PIXEL_PROBES: Final = 8  # fewer, for each runs the image tower
 _PIXEL_NOISE: Final = 0.3  # in units of the spread of normalised pixels
 _MOVED: Final = 0.05  # what training adds to blocks that start at zero, whose neighbours have no gradient before
@@ -37,7 +37,12 @@ _SMALLEST: Final = (
 
 
 def typical_norms(
-    method: Method, parameters: Parameters, *, space: DPSpace, sketch: Sketch | None = None
+    method: Method,
+    parameters: Parameters,
+    *,
+    space: DPSpace,
+    sketch: Sketch | None = None,
+    backbone: Backbone | None = None,
 ) -> dict[str, float]:
     """Return the median per-example gradient norm of every block that is clipped, over public probes.
 
@@ -48,6 +53,7 @@ def typical_norms(
         parameters: its starting parameters.
         space: where the prompt side is clipped.
         sketch: at ``parameters``; for the space of that name.
+        backbone: whose view of made-up images is asked where the usual probes have no gradient.
 
     Returns:
         Block name -> norm, > 0.
@@ -55,26 +61,6 @@ def typical_norms(
     Raises:
         UsageError: no block has a gradient.
     """
-    for noise in _NOISES if method.pixel_shape is None else _NOISES[:1]:
-        norms = _norms(method, parameters, space=space, sketch=sketch, noise=noise)
-        largest = max(norms.values())
-        if largest > 0:
-            return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}
-    raise UsageError(
-        f"method {method.name} has no gradient at its start: its scores are saturated, so nothing would be learnt; "
-        "change how it starts (for poscoop: --set method.poscoop.negative_start=text)"
-    )
-
-
-def _norms(
-    method: Method,
-    parameters: Parameters,
-    *,
-    space: DPSpace,
-    sketch: Sketch | None,
-    noise: float,
-) -> dict[str, float]:
-    """Return the median norms of probes whose patches are so far from text features; 0 where all is saturated."""
     random = torch.Generator().manual_seed(0)
     moved = {
         name: value
@@ -82,14 +68,39 @@ def _norms(
         else _MOVED * torch.randn(value.shape, generator=random).to(value.device)
         for name, value in parameters.items()
     }
-    prompts = {name: moved[name] for name in method.prompt_blocks}
     with torch.no_grad():
         text = method.encode_text(moved)
     if method.pixel_shape is None:
-        patches, labels = _probes(text, len(method.classes), random, length=noise)
+        probes = _probes(text, len(method.classes), random)
     else:
-        patches, labels = _pixel_probes(method.pixel_shape, len(method.classes), random)
-        patches, labels = patches.to(text.device), labels.to(text.device)
+        probes = _pixel_probes(method.pixel_shape, len(method.classes), random)
+    norms = _norms(method, moved, text, probes, space=space, sketch=sketch)
+    if not max(norms.values()) > 0 and backbone is not None and method.pixel_shape is None:
+        # Probes lie closer to texts than patches of images do. Where cosines are multiplied by much, all scores are
+        # saturated so close by; whether training has a gradient, images tell.
+        probes = _image_probes(backbone, len(method.classes), random)
+        norms = _norms(method, moved, text, probes, space=space, sketch=sketch)
+    largest = max(norms.values())
+    if not largest > 0:
+        raise UsageError(
+            f"method {method.name} has no gradient at its start: its scores are saturated, so nothing would be learnt; "
+            "change how it starts (for poscoop: --set method.poscoop.negative_start=text)"
+        )
+    return {name: max(norm, _SMALLEST * largest) for name, norm in norms.items()}
+
+
+def _norms(
+    method: Method,
+    moved: Parameters,
+    text: Tensor,
+    probes: tuple[Tensor, Tensor],
+    *,
+    space: DPSpace,
+    sketch: Sketch | None,
+) -> dict[str, float]:
+    """Return each block's median norm over probes, patches and labels; 0 where all is saturated."""
+    patches, labels = (part.to(text.device) for part in probes)
+    prompts = {name: moved[name] for name in method.prompt_blocks}
     head = {name: value for name, value in moved.items() if name not in prompts} | {
         TEXT_BLOCK: text
     }
@@ -104,9 +115,16 @@ def _norms(
     return {name: float(torch.cat(values).median()) for name, values in each.items()}
 
 
-def _probes(
-    text: Tensor, classes: int, random: torch.Generator, *, length: float
+def _image_probes(
+    backbone: Backbone, classes: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    """Return the patches of made-up images, as the frozen tower sees them, and labels that mean nothing."""
+    with torch.no_grad():
+        patches, _ = backbone.encode_images(made_up_images())
+    return patches, _made_up_labels(len(patches), classes, random).to(torch.int8)
+
+
+def _probes(text: Tensor, classes: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return made-up patches ``[B, M, D]`` of unit length and labels int8 ``[B, C]``."""
     per_class = (
         text.reshape(-1, classes, text.shape[-1]).mean(0).cpu()
@@ -116,7 +134,7 @@ def _probes(
         labels.float(), _PATCHES, replacement=True, generator=random
     )  # [B, M]
     noise = torch.randn(_PROBES, _PATCHES, per_class.shape[1], generator=random)
-    noise = length * torch.nn.functional.normalize(noise, dim=-1)
+    noise = _NOISE * torch.nn.functional.normalize(noise, dim=-1)
     is_object = torch.rand(_PROBES, _PATCHES, 1, generator=random) < _OBJECT_SHARE
     patches = torch.where(is_object, per_class[shown], per_class.mean(0)) + noise
     patches = torch.nn.functional.normalize(patches, dim=-1).to(text.device)

@@ -133,7 +133,13 @@ def _block_weights(federation: Federation) -> dict[str, float]:
     config = federation.config.privacy
     method, initial = federation.method, federation.initial
     sketch = federation.sketches.at(initial, round_number=0)
-    norms = typical_norms(method, initial, space=DPSpace(config.space), sketch=sketch)
+    norms = typical_norms(
+        method,
+        initial,
+        space=DPSpace(config.space),
+        sketch=sketch,
+        backbone=federation.backbone,
+    )
     space = make_space(DPSpace(config.space), method, sketch=sketch)
     shapes = released_shapes(method, space, initial)
     sizes = {name: math.prod(shapes[name]) for name in norms}

@@ -362,8 +362,8 @@ def test_free_negative_vectors_of_unseen_classes_are_the_mean_of_the_tuned_ones(
 def test_a_start_without_gradient_is_refused_under_privacy(
     run: Callable[..., dict[str, Any]],
 ) -> None:
-    with pytest.raises(UsageError, match="negative_start=text"):
-        run("poscoop", method__poscoop__negative_start="normal")
+    with pytest.raises(UsageError, match="coop has no gradient at its start"):
+        run("coop", method__head__scale=1e6)
 
 
 class _Silent:

@@ -7,14 +7,11 @@ import pytest
 from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.config import load_config
 from fedmpt.data.class_names import VOC_CLASSES
-from fedmpt.engine import probes
 from fedmpt.engine.probes import typical_norms
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Method
 from fedmpt.methods.registry import build_method
 from privacy import DPSpace
-
-NEAREST = probes._NOISES[:1]
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +24,16 @@ def _coop(backbone: Backbone, pooling: float) -> Method:
     return build_method(backbone, VOC_CLASSES, config.method)
 
 
-def _norms(method: Method) -> dict[str, float]:
-    return typical_norms(method, method.initial_parameters(0), space=DPSpace.TEXT)
+def _norms(method: Method, backbone: Backbone | None = None) -> dict[str, float]:
+    start = method.initial_parameters(0)
+    return typical_norms(method, start, space=DPSpace.TEXT, backbone=backbone)
 
 
-def test_probes_move_away_from_texts_only_where_all_scores_are_saturated(
-    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+def test_made_up_images_are_asked_only_where_scores_near_texts_are_saturated(
+    tiny: Backbone,
 ) -> None:
     usual, steep = _coop(tiny, 20.0), _coop(tiny, 100.0)
-    far = _norms(usual), _norms(steep)
-    monkeypatch.setattr(probes, "_NOISES", NEAREST)
-    assert _norms(usual) == far[0]  # what norms were chosen with stays to the last bit
-    assert all(norm > 0 for norm in far[1].values())
+    assert _norms(usual, tiny) == _norms(usual)  # what norms were chosen with stays to the last bit
     with pytest.raises(UsageError, match="its scores are saturated, so nothing would be learnt"):
         _norms(steep)
+    assert all(norm > 0 for norm in _norms(steep, tiny).values())
