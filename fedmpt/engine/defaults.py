@@ -12,11 +12,9 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from fedmpt.clip.backbone import Backbone
 from fedmpt.conditions.published import CONDITIONS, DEFAULT_CONDITIONS
 from fedmpt.config import Config, PrivacyConfig
 from fedmpt.engine.presets import preset
-from fedmpt.methods.cosine_scale import cosine_scale
 from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
 from fedmpt.methods.pooling import similarity_scale
 
@@ -157,11 +155,17 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
     )
 
 
-def resolve_scale(config: Config, backbone: Backbone) -> Config:
-    """Return ``config`` with the method's multipliers of cosines by the backbone; one that was given stays as it is."""
-    changed, method, pooling = msgspec.structs.replace, config.method, cosine_scale(backbone)
+def resolve_scale(config: Config, *, logit_scale: float, pooling: float) -> Config:
+    """Return ``config`` with the method's multipliers of cosines by the backbone; one that was given stays as it is.
+
+    Args:
+        config: the configuration.
+        logit_scale: the backbone's own.
+        pooling: what `fedmpt.methods.cosine_scale.cosine_scale` says of it.
+    """
+    changed, method = msgspec.structs.replace, config.method
     if method.name == "fedmpt":
-        scale = similarity_scale(backbone.logit_scale, pooling)
+        scale = similarity_scale(logit_scale, pooling)
         own = changed(method.fedmpt, similarity_scale=_given(method.fedmpt.similarity_scale, scale))
         return changed(config, method=changed(method, fedmpt=own))
     head = changed(method.head, pooling=_given(method.head.pooling, pooling))

@@ -164,7 +164,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     given = frozenset(config.train.lr_multipliers)
     config = resolve(config, data_name=dataset.name, images=len(dataset.train))
-    config = resolve_scale(config, backbone)
+    scale = cosine_scale(backbone)
+    config = resolve_scale(config, logit_scale=backbone.logit_scale, pooling=scale)
     method = build_method(backbone, dataset.classes, config.method)
     if config.train.weighting == "none":
         _check_alone(config, method)
@@ -197,7 +198,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         backbone=backbone,
         method=method,
         scorer=method if dataset.held_out is None else method.for_classes(dataset.scored),
-        zero_shot=ZeroShot(backbone, dataset.scored, pooling=cosine_scale(backbone)),
+        zero_shot=ZeroShot(backbone, dataset.scored, pooling=scale),
         train_bank=train_bank,
         test_bank=test_bank,
         train_inputs=pixel_bank(backbone, dataset.train, "training pixels", progress)

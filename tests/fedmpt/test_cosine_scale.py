@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone, load_backbone
-from fedmpt.config import load_config
+from fedmpt.config import Config, load_config
 from fedmpt.engine.defaults import resolve_scale
 from fedmpt.methods.cosine_scale import SERIES, cosine_scale, nearest_of_series
 from fedmpt.methods.pooling import (
@@ -46,6 +46,11 @@ def _backbone_of_spread(spread: float) -> Backbone:
     return cast(Backbone, stub)
 
 
+def _resolved(config: Config, backbone: Backbone) -> Config:
+    scale = cosine_scale(backbone)
+    return resolve_scale(config, logit_scale=backbone.logit_scale, pooling=scale)
+
+
 @pytest.mark.parametrize(("spread", "scale"), [(0.05, 20), (0.02, 50), (0.004, 200), (1.0, 5)])
 def test_cosines_that_lie_closer_are_sharpened_more(spread: float, scale: float) -> None:
     assert cosine_scale(_backbone_of_spread(spread)) == scale
@@ -60,21 +65,21 @@ def test_the_series_is_never_further_off_than_half_its_largest_step(scale: float
 def test_fedmpts_scale_goes_with_that_of_pooling_unless_it_is_given() -> None:
     assert [similarity_scale(100.0, scale) for scale in SERIES] == [25, 50, 100, 250, 500, 1000]
     backbone = _backbone_of_spread(0.02)
-    resolved = resolve_scale(load_config(), backbone)
+    resolved = _resolved(load_config(), backbone)
     assert resolved.method.fedmpt.similarity_scale == 250.0
     own = load_config(options={"method.fedmpt.similarity_scale": 70.0})
-    assert resolve_scale(own, backbone).method.fedmpt.similarity_scale == 70.0
+    assert _resolved(own, backbone).method.fedmpt.similarity_scale == 70.0
 
 
 @pytest.mark.parametrize("name", ["coop", "dualcoop", "ram"])
 def test_the_scales_of_compared_methods_go_with_that_of_pooling_unless_given(name: str) -> None:
     backbone = _backbone_of_spread(0.02)
-    resolved = resolve_scale(load_config(options={"method.name": name}), backbone).method.head
+    resolved = _resolved(load_config(options={"method.name": name}), backbone).method.head
     assert (resolved.pooling, resolved.scale) == (50.0, None)
     assert head_scale(backbone, resolved) == 250.0 / 4
     assert PairHead(pooling_scale(resolved)).scale == 250.0
     own = load_config(options={"method.name": name, "method.head.pooling": 20})
-    assert resolve_scale(own, backbone).method.head.pooling == 20.0
+    assert _resolved(own, backbone).method.head.pooling == 20.0
     assert head_scale(backbone, own.method.head) == 25.0
 
 
