@@ -72,11 +72,12 @@ def build(backbone: Backbone, name: str) -> Method:
 
 
 def ours(backbone: Backbone, method: Method) -> Callable[[Parameters], Tensor]:
-    """Return the loss of a step as the learner computes it: features cached unless the tower changes."""
+    """Return the loss of a step as the learner computes it: all that no training changes is made before."""
     if method.pixel_shape is None:
         patches = normalise(torch.randn(BATCH, backbone.patches, backbone.width))
     else:
-        patches = torch.randn(PIXEL_BATCH, *method.pixel_shape)
+        with torch.no_grad():
+            patches = method.prepare_images(torch.randn(PIXEL_BATCH, *method.pixel_shape))
     labels = torch.randint(0, 2, (len(patches), len(CLASSES)))
 
     def loss(parameters: Parameters) -> Tensor:

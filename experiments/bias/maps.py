@@ -20,19 +20,20 @@ from fedmpt.inference.model import TunedModel
 _EDGE: Final = 1e-6  # probabilities are kept so far from 0 and 1 before log-odds
 
 
-def gradient_maps(model: TunedModel, inputs: Tensor, classes: Tensor) -> Tensor:
+def gradient_maps(model: TunedModel, patches: Tensor, classes: Tensor) -> Tensor:
     """Return the map of one class an image, float32 ``[B, M]``, at least 0.
 
     Args:
         model: the tuned model.
-        inputs: what its method takes, ``[B, M, .]``.
+        patches: of images, ``[B, M, .]``: features, or pixels for methods that prepare them.
         classes: int64 ``[B]``, the class of each image.
     """
-    leaves = inputs.detach().clone().requires_grad_()
+    leaves, method = patches.detach().clone().requires_grad_(), model.method
     with torch.no_grad():
-        text = model.method.encode_text(model.parameters)
+        text = method.encode_text(model.parameters)
     with torch.enable_grad():
-        odds = torch.logit(model.method.score(model.parameters, text, leaves), eps=_EDGE)  # [B, C]
+        inputs = leaves if method.pixel_shape is None else method.prepare_images(leaves)
+        odds = torch.logit(method.score(model.parameters, text, inputs), eps=_EDGE)  # [B, C]
         own = odds.gather(1, classes.unsqueeze(1)).squeeze(1)
         (gradient,) = torch.autograd.grad((own - odds.mean(dim=1)).sum(), leaves)
     return (gradient * leaves.detach()).sum(dim=-1).clamp(min=0)

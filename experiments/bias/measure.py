@@ -18,7 +18,7 @@ from experiments.bias.measures import MapLift, class_areas, company_tables, fals
 from fedmpt.config import Config, load_config
 from fedmpt.data.dataset import LabelMatrix
 from fedmpt.data.scenes import CLASSES, SceneSettings, atlas, render_with_owners, scene_recipe
-from fedmpt.engine.prepare import Progress, feature_bank, load_data, pixel_bank
+from fedmpt.engine.prepare import Progress, feature_bank, input_bank, load_data
 from fedmpt.errors import UsageError
 from fedmpt.inference.model import load_tuned
 from fedmpt.learner import predict
@@ -60,15 +60,19 @@ def measure_run(folder: Path, *, map_images: int, progress: Progress) -> dict[st
     model, dataset = load_tuned(folder), load_data(config, progress)
     partners, decoys = company_tables(config.data.scenes.pairings, len(CLASSES))
     bank = feature_bank(model.backbone, dataset.test, "test features", progress)
-    if model.method.pixel_shape:
-        bank = pixel_bank(model.backbone, dataset.test, "test pixels", progress)
-    scores = predict(model.method, model.parameters, bank)
+    inputs = input_bank(
+        model.backbone, model.method, dataset.test, "test images", progress, features=bank
+    )
+    scores = predict(model.method, model.parameters, inputs)
     rows = np.arange(min(map_images, len(dataset.test)))
-    inputs = torch.from_numpy(bank.patches(rows))
+    if model.method.pixel_shape:
+        patches = model.backbone.patch_pixels([dataset.test.open_image(row) for row in rows])
+    else:
+        patches = torch.from_numpy(bank.patches(rows))
     lift, maps_of = MapLift(partners, decoys), own_maps if model.conditions else gradient_maps
     areas = [_areas(config, int(row), model.backbone.grid) for row in rows]
     for at, columns in _present(dataset.test.labels[rows]):
-        maps = maps_of(model, inputs[at], torch.from_numpy(columns)).numpy()
+        maps = maps_of(model, patches[at], torch.from_numpy(columns)).numpy()
         for row, column, values in zip(at, columns, maps, strict=True):
             lift.add(int(column), values, areas[row])
     return {

@@ -347,7 +347,7 @@ def _inversion(subject: Subject, accountant: PLDAccountant) -> CheckResult:
     images = list(subject.images)[:CANDIDATES]
     candidates = torch.from_numpy(pool.patches[images]).float()
     start = candidates.mean(0)
-    describe = _pixels if subject.pixels else _mean_patch
+    describe = _whole if subject.prepared else _mean_patch
     targets = []
     for truth in range(min(_INVERTED, len(images))):
         labels = torch.from_numpy(pool.labels[images[truth]])
@@ -380,5 +380,6 @@ def _mean_patch(patches: torch.Tensor) -> torch.Tensor:
     return patches.mean(0)
 
 
-def _pixels(patches: torch.Tensor) -> torch.Tensor:
-    return patches
+def _whole(prepared: torch.Tensor) -> torch.Tensor:
+    """What a gradient tells of what a method prepares of pixels: all of it, rows in their places."""
+    return prepared

@@ -29,12 +29,17 @@ class Unpenalised(Method):
         self.classes = method.classes
         self.prompt_blocks = method.prompt_blocks
         self.pixel_shape = method.pixel_shape
+        self.prepared_as = method.prepared_as
         self.examples_per_chunk = method.examples_per_chunk
         self._method = method
 
     def initial_parameters(self, seed: int) -> Parameters:
         """As the method."""
         return self._method.initial_parameters(seed)
+
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """As the method."""
+        return self._method.prepare_images(pixels)
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """As the method."""

@@ -57,7 +57,7 @@ class Subject:
         crafted: which of them are crafted.
         plan: the client's charged plan.
         client: which client.
-        pixels: whether examples are pixels, in place of features.
+        prepared: whether examples are what the method prepares of pixels, in place of features.
     """
 
     head: TrainedStep
@@ -67,7 +67,7 @@ class Subject:
     crafted: tuple[int, ...]
     plan: DPPlan
     client: int = 0
-    pixels: bool = False
+    prepared: bool = False
 
     @property
     def images(self) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ def make_subject(
         crafted=tuple(i for i, name in enumerate(pool.names) if not name.startswith("image")),
         plan=plan,
         client=client,
-        pixels=method.pixel_shape is not None,
+        prepared=method.pixel_shape is not None,
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedmpt.data.dataset import Dataset, Split
 from fedmpt.data.features import FeatureBank
-from fedmpt.engine.prepare import Progress, feature_bank, pixel_bank
+from fedmpt.engine.prepare import Progress, feature_bank, input_bank
 from fedmpt.errors import UsageError
 from fedmpt.inference.card import ThresholdCard
 from fedmpt.inference.model import TunedModel
@@ -149,9 +149,9 @@ def _scores(
 ) -> tuple[FeatureBank, NDArray[np.float32]]:
     """Return the features of a split, and the model's scores ``[n, C]``."""
     bank = feature_bank(model.backbone, images, f"{split} features", progress)
-    inputs = bank
-    if model.method.pixel_shape:
-        inputs = pixel_bank(model.backbone, images, f"{split} pixels", progress)
+    inputs = input_bank(
+        model.backbone, model.method, images, f"{split} images", progress, features=bank
+    )
     return bank, predict(model.method, model.parameters, inputs)
 
 

@@ -201,12 +201,12 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         zero_shot=ZeroShot(backbone, dataset.scored, pooling=scale),
         train_bank=train_bank,
         test_bank=test_bank,
-        train_inputs=pixel_bank(backbone, dataset.train, "training pixels", progress)
-        if method.pixel_shape
-        else train_bank,
-        test_inputs=pixel_bank(backbone, dataset.test, "test pixels", progress)
-        if method.pixel_shape
-        else test_bank,
+        train_inputs=input_bank(
+            backbone, method, dataset.train, "training images", progress, features=train_bank
+        ),
+        test_inputs=input_bank(
+            backbone, method, dataset.test, "test images", progress, features=test_bank
+        ),
         partition=parts,
         train_labels=masked.train.labels,
         initial=initial,
@@ -319,14 +319,27 @@ def feature_bank(backbone: Backbone, split: Split, label: str, progress: Progres
     return _filled(backbone, split, encode, kind=kind, label=label, progress=progress)
 
 
-def pixel_bank(backbone: Backbone, split: Split, label: str, progress: Progress) -> FeatureBank:
-    """Return a bank of preprocessed pixels, in place of features, for methods that change the image tower."""
+def input_bank(
+    backbone: Backbone,
+    method: Method,
+    split: Split,
+    label: str,
+    progress: Progress,
+    *,
+    features: FeatureBank,
+) -> FeatureBank:
+    """Return a bank of what a method takes of images: ``features``, or what it prepares itself."""
+    if method.pixel_shape is None:
+        return features
 
+    @torch.no_grad()
     def encode(pixels: list[Tensor]) -> Encoded:
-        patches = backbone.image_tower.patchify(torch.stack(pixels))
-        return patches.numpy(), patches.mean(dim=1).numpy()
+        patches = backbone.image_tower.patchify(torch.stack(pixels)).to(backbone.device)
+        prepared = method.prepare_images(patches).cpu().numpy()
+        return prepared, prepared.mean(axis=1)
 
-    return _filled(backbone, split, encode, kind="pixels, ", label=label, progress=progress)
+    kind = f"{method.prepared_as}, "
+    return _filled(backbone, split, encode, kind=kind, label=label, progress=progress)
 
 
 def _filled(

@@ -73,7 +73,9 @@ def typical_norms(
     if method.pixel_shape is None:
         probes = _probes(text, len(method.classes), random)
     else:
-        probes = _pixel_probes(method.pixel_shape, len(method.classes), random)
+        pixels, labels = _pixel_probes(method.pixel_shape, len(method.classes), random)
+        with torch.no_grad():
+            probes = method.prepare_images(pixels.to(text.device)), labels
     norms = _norms(method, moved, text, probes, space=space, sketch=sketch)
     if not max(norms.values()) > 0 and backbone is not None and method.pixel_shape is None:
         # Probes lie closer to texts than patches of images do. Where cosines are multiplied by much, all scores are

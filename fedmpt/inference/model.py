@@ -66,10 +66,11 @@ class TunedModel:
     def inputs(self, pixels: Tensor) -> Tensor:
         """Return what the method takes of preprocessed images ``[B, 3, height, width]``: ``[B, M, .]``.
 
-        Features of the frozen tower, or the patches' pixels for methods that change the tower.
+        Features of the frozen tower, or what a method that changes the tower prepares of pixels.
         """
         if self.method.pixel_shape:
-            return self.backbone.image_tower.patchify(pixels).to(self.backbone.device)
+            patches = self.backbone.image_tower.patchify(pixels).to(self.backbone.device)
+            return self.method.prepare_images(patches)
         patches, _ = self.backbone.encode_pixels(pixels)
         return patches
 

@@ -28,8 +28,9 @@ class Method(Protocol):
         classes: the scored classes, in label order.
         prompt_blocks: names of the parameters that only `encode_text` reads; the others are read by `score`.
         local_blocks: names of the parameters that are each client's own: never sent, kept over rounds.
-        pixel_shape: (patches, values of a patch) for methods that change the image tower, whose patches are pixels;
-            None where patches are features of the frozen tower, computed once.
+        pixel_shape: (patches, values of a patch) of what `prepare_images` is given; None for methods that take nothing
+            of an image but the frozen tower's features of its patches.
+        prepared_as: what `prepare_images` makes, in words that name all it depends on besides the backbone.
         examples_per_chunk: examples whose gradients are held at a time under privacy.
         has_penalty: whether the loss has a term that no example touches.
         aggregation: how clients' updates become the next global state.
@@ -40,6 +41,7 @@ class Method(Protocol):
     prompt_blocks: tuple[str, ...]
     local_blocks: tuple[str, ...] = ()
     pixel_shape: tuple[int, int] | None = None
+    prepared_as: str = "pixels"
     examples_per_chunk: int = 64
     has_penalty: bool = False
     aggregation: Literal["fedavg", "fedawa"] = "fedavg"
@@ -47,6 +49,13 @@ class Method(Protocol):
     def initial_parameters(self, seed: int) -> Parameters:
         """Return the named tunable tensors, float32, as every client and the server start with them."""
         ...
+
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """Return what training and scoring take of images, ``[B, M, Q] -> [B, rows, values]``; no training changes it.
+
+        It is computed once an image and kept in a bank; only methods with a ``pixel_shape`` are asked.
+        """
+        return pixels
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return the text features ``[P, D]`` of unit length; differentiable in the prompt blocks.
@@ -56,7 +65,7 @@ class Method(Protocol):
         ...
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` for patches ``[B, M, .]``, given `encode_text`'s result."""
+        """Return probabilities ``[B, C]`` of patches ``[B, M, .]`` or prepared images, with `encode_text`'s result."""
         ...
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:

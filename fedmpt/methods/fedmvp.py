@@ -20,7 +20,7 @@ from fedmpt.config import FedMVPConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.attention import cross_block, fresh_cross_block, fresh_low_rank
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.image_method import ImageMethod
+from fedmpt.methods.image_method import ImageMethod, pack, unpack
 from fedmpt.methods.pooling import Head
 from fedmpt.methods.prompts import fresh_linear, linear
 
@@ -57,6 +57,8 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
                 f"method.fedmvp: {self._heads} heads must divide the image tower's width {self._tower.width}, and "
                 f"{settings.image_tokens} image_tokens its {backbone.patches} patches"
             )
+        frozen = "" if settings.switch_below is None else ", features of patches"
+        self.prepared_as = f"pixels, class token of the mirror image{frozen}"
         weight = settings.consistency_weight
         self._consistency = _CONSISTENCY if weight is None else weight
         sentences = descriptions(self.classes, settings.descriptors)
@@ -75,29 +77,40 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
             values |= fresh_low_rank(random, name, V, settings.adapter_rank)
         return values
 
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """Return pixels ``[B, M, Q]``, the mirror image's class token and, for the switch, features of patches."""
+        pieces = [pixels, self._frozen_features(self._tower.mirror(pixels))[:, :1]]
+        if self._settings.switch_below is not None:
+            pieces.append(self._frozen_features(pixels)[:, 1:])
+        return pack(*pieces)
+
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return the descriptions in the image tower's width: ``[A, V]``."""
         return linear(parameters, "context", self._described)
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` from pixels ``[B, M, Q]``."""
-        return self._head(self._class_means, self._prompted(parameters, text, patches)[:, 1:])
+        """Return probabilities ``[B, C]`` from prepared images."""
+        pixels = patches[:, : self._backbone.patches, : self._tower.patch_values]
+        return self._head(self._class_means, self._prompted(parameters, text, pixels)[:, 1:])
 
     def example_losses(
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
         """Return loss plus distance of the class token from frozen CLIP's on the mirror image: ``[B]``."""
-        target = self._frozen_features(self._tower.mirror(patches))[:, 0]
+        M, D = self._backbone.patches, self._backbone.width
+        shapes = (self.pixel_shape, (1, D), (M, D))
         if self._settings.switch_below is None:
-            loss, distance = self._losses(parameters, text, patches, labels, target)
+            pixels, target = unpack(patches, *shapes[:2])
+            loss, distance = self._losses(parameters, text, pixels, labels, target[:, 0])
             return loss + distance
+        pixels, target, frozen = unpack(patches, *shapes)
         adapters = {name for name in parameters if name.startswith(_ADAPTERS)}
         block = {n: v.detach() if n in adapters else v for n, v in parameters.items()}
         residuals = {n: v if n in adapters else v.detach() for n, v in parameters.items()}
-        by_block, distance = self._losses(block, text, patches, labels, target)
-        served = self._head(self._class_means, self._frozen_features(patches)[:, 1:])
+        by_block, distance = self._losses(block, text, pixels, labels, target[:, 0])
+        served = self._head(self._class_means, frozen)
         well = by_block.detach() < self._settings.switch_below * self.loss(served, labels)
-        by_residuals, far = self._losses(residuals, text.detach(), patches, labels, target)
+        by_residuals, far = self._losses(residuals, text.detach(), pixels, labels, target[:, 0])
         return torch.where(well, by_residuals + far, by_block + distance)
 
     def _losses(
@@ -109,7 +122,6 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         distance = 1 - (features[:, 0] * target).sum(dim=-1)
         return self.loss(scores, labels), self._consistency * distance
 
-    @torch.no_grad()
     def _frozen_features(self, pixels: Tensor) -> Tensor:
         """Return frozen CLIP's features of class token and patches: ``[B, 1 + M, D]``."""
         tower = self._tower

@@ -1,6 +1,6 @@
 """FedMVP as the paper's cost table counts it: one visual token, made from the image's feature and the class prompts.
 
-The image runs through the frozen tower twice: once for its global feature, and once more with the token.
+The image runs through the frozen tower twice: once for its global feature, which is kept, and then with the token.
 
 Source: the size (1,135,424 parameters at ViT-B/16) in Table 5 of FedMPT, arXiv 2605.28347; FedMVP, ICCV 2025.
 """
@@ -17,7 +17,7 @@ from fedmpt.config import FedMVPConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.attention import attention, fresh_attention
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.image_method import ImageMethod
+from fedmpt.methods.image_method import ImageMethod, pack, unpack
 from fedmpt.methods.pooling import Head
 from fedmpt.methods.prompts import (
     encode_context,
@@ -37,6 +37,7 @@ class ReducedFedMVP(ImageMethod[FedMVPConfig, Head]):
     """
 
     name = "fedmvp"
+    prepared_as = "pixels and global feature"
     prompt_blocks = ("context",)
     has_penalty = True
 
@@ -61,16 +62,20 @@ class ReducedFedMVP(ImageMethod[FedMVPConfig, Head]):
             **fresh_linear(random, "up", settings.hidden, self._tower.width),
         }
 
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """Return pixels ``[B, M, Q]`` and behind them the global feature."""
+        tower = self._tower
+        return pack(pixels, tower.features(tower.run(tower.enter(tower.embed(pixels)))[:, :1]))
+
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return text features ``[C, D]``."""
         return encode_context(self._backbone, self._suffixes, parameters["context"])
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` from pixels ``[B, M, Q]``."""
-        tower = self._tower
-        with torch.no_grad():
-            tokens = tower.embed(patches)  # [B, 1 + M, V]
-            whole = tower.features(tower.run(tower.enter(tokens))[:, :1])  # [B, 1, D]
+        """Return probabilities ``[B, C]`` from prepared images."""
+        tower, shape = self._tower, self.pixel_shape
+        pixels, whole = unpack(patches, shape, (1, self._backbone.width))
+        tokens = tower.embed(pixels)  # [B, 1 + M, V]
         read = attention(parameters, "attention", whole, text, text, heads=self._heads)
         visual = linear(parameters, "up", functional.gelu(linear(parameters, "down", read)))
         prompted = torch.cat([tokens[:, :1], visual, tokens[:, 1:]], dim=1)

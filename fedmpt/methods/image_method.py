@@ -1,4 +1,6 @@
-"""Methods that change the image tower: they train on pixels of patches, a few examples at a time.
+"""Methods that change the image tower: they train through it, a few examples at a time.
+
+What no training changes of an image is computed once, by `prepare_images`, and kept: all pieces of it in one array.
 
 Dimensions: ``B`` images, ``M`` patches, ``C`` classes.
 """
@@ -6,10 +8,12 @@ Dimensions: ``B`` images, ``M`` patches, ``C`` classes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fedmpt.clip.backbone import Backbone
 from fedmpt.config import LossConfig
@@ -25,6 +29,7 @@ class ImageMethod(Method, Generic[SettingsT, HeadT]):
     """What such methods have in common: one constructor, a seeded start, the asymmetric loss."""
 
     examples_per_chunk = 4
+    pixel_shape: tuple[int, int]  # never None
 
     def __init__(
         self,
@@ -74,3 +79,15 @@ class ImageMethod(Method, Generic[SettingsT, HeadT]):
     def for_classes(self, classes: tuple[str, ...]) -> Self:
         """Return the method for other classes."""
         return type(self)(self._backbone, classes, self._settings, self._head, self._loss)
+
+
+def pack(*pieces: Tensor) -> Tensor:
+    """Return pieces ``[B, rows, width]``, each of its own size, as one array, padded to the widest."""
+    widest = max(piece.shape[-1] for piece in pieces)
+    return torch.cat([functional.pad(one, (0, widest - one.shape[-1])) for one in pieces], dim=1)
+
+
+def unpack(packed: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
+    """Return the pieces that `pack` was given, by their ``(rows, width)``."""
+    pieces = torch.split(packed, [rows for rows, _ in shapes], dim=1)
+    return [piece[..., :width] for piece, (_, width) in zip(pieces, shapes, strict=True)]

@@ -11,7 +11,7 @@ Source: RAM, CVPR 2025; loss and logits as in FedMPT's comparison, arXiv 2605.28
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from fedmpt.config import HeadConfig, RAMConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.attention import fresh_norm, norm
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.image_method import ImageMethod
+from fedmpt.methods.image_method import ImageMethod, pack, unpack
 from fedmpt.methods.pooling import (
     head_scale,
     made_up_images,
@@ -80,6 +80,9 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
         self._words = backbone.text.words(START_PHRASE)
         self._frozen = frozen_features(backbone, self.classes)
         self._first_adapter = len(self._tower.blocks) - self._adapters
+        self.prepared_as = (
+            f"tokens and local stream before block {self._first_adapter}, local features"
+        )
         # Constants of the (global, local) logits; None takes each image's mean.
         self._offsets = self._public_offsets() if head.offset == "public" else None
 
@@ -96,6 +99,12 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
             }
         return values
 
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """Return what `_pieces` takes apart: the frozen tower's states of pixels ``[B, M, Q]``."""
+        tokens, stream = self._entered(pixels)
+        _, local = self._features(None, self._frozen, tokens, stream)
+        return pack(tokens, stream, local)
+
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return text features ``[C, D]`` of "a photo of a {class}." with tokens in the last blocks."""
         first = self._backbone.text.layers - self._text_blocks
@@ -106,8 +115,9 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
         return encode_context(self._backbone, self._suffixes, self._words, deep)
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return the mean of global and local probabilities, ``[B, C]``, from pixels ``[B, M, Q]``."""
-        whole, local = self._features(parameters, text, patches)
+        """Return the mean of global and local probabilities, ``[B, C]``, from prepared images."""
+        tokens, stream, _ = self._pieces(patches)
+        whole, local = self._features(parameters, text, tokens, stream)
         logits = self._logits(whole @ text.T, self._matched(local @ text.T, teacher=None))
         return torch.sigmoid(logits).mean(dim=0)
 
@@ -115,8 +125,9 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
         """Return the losses of global and local probabilities together; labels guide the transport: ``[B]``."""
-        whole, local = self._features(parameters, text, patches)
-        matched = self._matched(local @ text.T, teacher=self._teacher(patches, labels))
+        tokens, stream, frozen = self._pieces(patches)
+        whole, local = self._features(parameters, text, tokens, stream)
+        matched = self._matched(local @ text.T, teacher=self._teacher(frozen, labels))
         by_global, by_local = torch.sigmoid(self._logits(whole @ text.T, matched))
         return self.loss(by_global, labels) + self.loss(by_local, labels)
 
@@ -152,33 +163,45 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
         return len(self.classes) * (plan * cosines).sum(dim=-2)
 
     @torch.no_grad()
-    def _teacher(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Return where frozen CLIP sees the present classes, absent ones at the image's smallest: ``[B, M, C]``."""
-        _, local = self._features(None, self._frozen, pixels)
-        probabilities = (self._softmax_scale * (local @ self._frozen.T)).softmax(dim=-1)
+    def _teacher(self, frozen: Tensor, labels: Tensor) -> Tensor:
+        """Return where frozen CLIP sees the present classes, absent ones at the image's smallest: ``[B, M, C]``.
+
+        Args:
+            frozen: its local features, ``[B, M, D]``.
+            labels: ``[B, C]``.
+        """
+        probabilities = (self._softmax_scale * (frozen @ self._frozen.T)).softmax(dim=-1)
         seen = (_TEACHER_SCALE * probabilities).softmax(dim=-2)
         smallest = seen.amin(dim=(-2, -1), keepdim=True)
         return torch.where((labels == 1).unsqueeze(-2), seen, smallest)
 
+    def _pieces(self, prepared: Tensor) -> list[Tensor]:
+        """Return tokens and local stream as from `_entered`, and the frozen tower's local features ``[B, M, D]``."""
+        M, V = self._backbone.patches, self._tower.width
+        return unpack(prepared, (1 + M, V), (1 + M, V), (M, self._backbone.width))
+
+    def _entered(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens and local stream before the first adapter, ``[B, 1 + M, V]`` each, of pixels ``[B, M, Q]``."""
+        tokens = self._tower.enter(self._tower.embed(pixels))
+        stream = tokens
+        for block in self._tower.blocks[: self._first_adapter]:
+            tokens, stream = _run_both(block, tokens, stream)
+        return tokens, stream
+
     def _features(
-        self, parameters: Parameters | None, text: Tensor, pixels: Tensor
+        self, parameters: Parameters | None, text: Tensor, tokens: Tensor, stream: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return global features ``[B, D]`` and local ones ``[B, M, D]``; the frozen tower's without parameters."""
         tower = self._tower
-        tokens = tower.enter(tower.embed(pixels))  # [B, 1 + M, V]
-        local, kept = tokens, tokens.shape[1]
-        for index, block in enumerate(tower.blocks):
-            own = index - self._first_adapter
-            if parameters is not None and own >= 0:
-                extra = parameters["image_tokens"][own].expand(len(tokens), -1, -1)
-                tokens = torch.cat([tokens, extra], dim=1)
-            tokens, value = run_block(block, tokens)
-            tokens = tokens[:, :kept]
-            local = local + value_attention(block, value[..., :kept, :])
-            if parameters is not None and own >= 0:
-                adapted = self._adapted(parameters, f"adapter{own}", text, tokens[:, 1:])
-                local = torch.cat([local[:, :1], local[:, 1:] + adapted], dim=1)
-        return tower.features(tokens[:, :1])[:, 0], tower.features(local[:, 1:])
+        for index, block in enumerate(tower.blocks[self._first_adapter :]):
+            if parameters is None:
+                tokens, stream = _run_both(block, tokens, stream)
+                continue
+            extra = parameters["image_tokens"][index].expand(len(tokens), -1, -1)
+            tokens, stream = _run_both(block, tokens, stream, extra)
+            adapted = self._adapted(parameters, f"adapter{index}", text, tokens[:, 1:])
+            stream = torch.cat([stream[:, :1], stream[:, 1:] + adapted], dim=1)
+        return tower.features(tokens[:, :1])[:, 0], tower.features(stream[:, 1:])
 
     def _adapted(self, parameters: Parameters, name: str, text: Tensor, patches: Tensor) -> Tensor:
         """Return what an adapter adds to the local stream: patches ``[B, M, V]`` -> ``[B, M, V]``."""
@@ -207,9 +230,19 @@ class RAM(ImageMethod[RAMConfig, HeadConfig]):
     def _public_offsets(self) -> tuple[float, float]:
         """Return how similar made-up images are to the nearest class, globally and locally; public."""
         pixels = self._backbone.patch_pixels(made_up_images()).to(self._backbone.device)
-        whole, local = self._features(None, self._frozen, pixels)
+        whole, local = self._features(None, self._frozen, *self._entered(pixels))
         matched = self._matched(local @ self._frozen.T, teacher=None)
         return nearest_class(whole @ self._frozen.T), nearest_class(matched)
+
+
+def _run_both(
+    block: Any, tokens: Tensor, stream: Tensor, extra: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run a block on tokens, beside ``extra`` ones, and let their values attend to each other for the local stream."""
+    kept = tokens.shape[1]
+    beside = tokens if extra is None else torch.cat([tokens, extra], dim=1)
+    after, value = run_block(block, beside)
+    return after[:, :kept], stream + value_attention(block, value[..., :kept, :])
 
 
 def _on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -123,14 +123,12 @@ METHODS: Final[dict[str, Build]] = {
 }
 
 
-_IMAGE_METHODS: Final = frozenset({"maple", "ram", "fedmvp"})
+_THROUGH_THE_TOWER: Final = frozenset({"maple", "ram", "fedmvp"})
 
 
-def trains_on_pixels(config: MethodConfig) -> bool:
+def runs_image_tower(config: MethodConfig) -> bool:
     """Say, without building it, whether a method runs the image tower in training; such a run costs many times more."""
-    return config.name in _IMAGE_METHODS or (
-        config.name == "scpnet" and config.scpnet.self_supervision
-    )
+    return config.name in _THROUGH_THE_TOWER
 
 
 def check_method(name: str) -> None:

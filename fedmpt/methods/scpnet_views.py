@@ -1,8 +1,8 @@
 """SCPNet with its self-supervision: what it is sure of in an image shall hold in a strongly changed view of it.
 
-The image tower stays frozen but runs in every step, on two views. The views are functions of the image alone, and a
-class counts as sure by a fixed bound, where the original draws views at random and adapts a bound to each class over
-batches: each example's loss is its own, so that it can be clipped under privacy.
+The views are functions of the image alone, and a class counts as sure by a fixed bound, where the original draws views
+at random and adapts a bound to each class over batches: each example's loss is its own, so that it can be clipped under
+privacy, and the frozen tower sees both views of an image once.
 
 Dimensions: ``B`` images, ``M`` patches, ``C`` classes, ``D`` joint width.
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedmpt.config import SCPNetConfig
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.image_method import ImageMethod
+from fedmpt.methods.image_method import ImageMethod, pack, unpack
 from fedmpt.methods.losses import PROBABILITY_FLOOR
 from fedmpt.methods.pooling import Head
 from fedmpt.methods.scpnet import GraphPrompts
@@ -38,6 +38,8 @@ class SCPNetViews(ImageMethod[SCPNetConfig, Head]):
     """The method for one backbone and one list of classes; blocks as in `GraphPrompts`."""
 
     name = "scpnet"
+    examples_per_chunk = 64  # no tower runs
+    prepared_as = "features of patches, as it is and in the strong view"
 
     def _set_up(self) -> None:
         self._prompts = GraphPrompts(self._backbone, self.classes, self._settings)
@@ -50,21 +52,25 @@ class SCPNetViews(ImageMethod[SCPNetConfig, Head]):
     def _initial(self, random: torch.Generator) -> Parameters:
         return self._prompts.initial(random)
 
+    def prepare_images(self, pixels: Tensor) -> Tensor:
+        """Return frozen features of patches, as they are and in the strong view: ``[B, 2 M, D]``."""
+        return pack(self._features(pixels), self._features(self.strong_view(pixels)))
+
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return text features ``[C, D]``."""
         return self._prompts.encode(parameters)
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
-        """Return probabilities ``[B, C]`` from pixels ``[B, M, Q]``."""
+        """Return probabilities ``[B, C]`` from prepared images: of the image as it is."""
         del parameters
-        return self._head(text, self._features(patches))
+        return self._head(text, self._views(patches)[0])
 
     def example_losses(
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
     ) -> Tensor:
         """Return the loss of the image as it is, plus what its strong view contradicts: ``[B]``."""
-        weak = self.score(parameters, text, patches)
-        strong = self.score(parameters, text, self.strong_view(patches))
+        del parameters
+        weak, strong = (self._head(text, view) for view in self._views(patches))
         given = weak.detach()
         likeliest = torch.zeros_like(given).scatter(-1, given.topk(self._most, dim=-1).indices, 1.0)
         sure = likeliest * (given >= _SURE)
@@ -83,7 +89,11 @@ class SCPNetViews(ImageMethod[SCPNetConfig, Head]):
         inside = _middle(rows).unsqueeze(1) & _middle(columns)
         return torch.where(inside.flatten().unsqueeze(-1).to(grey.device), 0.0, grey)
 
-    @torch.no_grad()
+    def _views(self, prepared: Tensor) -> list[Tensor]:
+        """Return the features of patches in both views, ``[B, M, D]`` each."""
+        shape = (self._backbone.patches, self._backbone.width)
+        return unpack(prepared, shape, shape)
+
     def _features(self, pixels: Tensor) -> Tensor:
         """Return frozen CLIP's features of patches: ``[B, M, D]``."""
         tower = self._tower

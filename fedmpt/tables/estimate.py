@@ -21,7 +21,7 @@ import msgspec
 
 from fedmpt.config import Config
 from fedmpt.engine.defaults import resolve
-from fedmpt.methods.registry import trains_on_pixels
+from fedmpt.methods.registry import runs_image_tower
 from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.run import summary_of
 from fedmpt.tables.plan import TablePlan, named_cell
@@ -121,7 +121,7 @@ def _method(config: Config) -> str:
 
 
 def _kind(config: Config) -> bool:
-    return trains_on_pixels(config.method)
+    return runs_image_tower(config.method)
 
 
 def _mean(known: Sequence[tuple[bool, float]], kind: bool) -> float:

@@ -199,7 +199,7 @@ def test_methods_that_read_pixels_are_audited_too(
         train__rounds=1,
     )
     _, subject = stage(tmp_path / "run", shared_cache)
-    assert subject.pixels
+    assert subject.prepared
     results = list(mechanism_checks(subject, accountant))
     assert [r.verdict for r in results] == [Verdict.PASS] * len(results)
 

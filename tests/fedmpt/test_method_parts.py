@@ -119,11 +119,12 @@ def test_rams_adapters_add_nothing_at_the_start(backbone: Backbone) -> None:
     other = parameters | {n: torch.randn_like(v) for n, v in parameters.items() if "spread" in n}
     assert method.pixel_shape is not None
     pixels = torch.randn(2, *method.pixel_shape, generator=torch.Generator().manual_seed(0))
+    rows = method.prepare_images(pixels)
     text = method.encode_text(parameters)
-    scores = method.score(parameters, text, pixels)
-    assert torch.allclose(method.score(other, text, pixels), scores, atol=1e-6)
+    scores = method.score(parameters, text, rows)
+    assert torch.allclose(method.score(other, text, rows), scores, atol=1e-6)
     moved = {n: torch.randn_like(v) if "out" in n else v for n, v in parameters.items()}
-    assert not torch.allclose(method.score(moved, text, pixels), scores, atol=1e-3)
+    assert not torch.allclose(method.score(moved, text, rows), scores, atol=1e-3)
 
 
 def test_rams_teacher_follows_the_labels_and_training_feels_it(backbone: Backbone) -> None:
@@ -132,7 +133,8 @@ def test_rams_teacher_follows_the_labels_and_training_feels_it(backbone: Backbon
     assert method.pixel_shape is not None
     pixels = torch.randn(1, *method.pixel_shape, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[1, 0, 0, 1]])
-    teacher = method._teacher(pixels, labels)  # type: ignore[attr-defined]
+    rows = method.prepare_images(pixels)
+    teacher = method._teacher(method._pieces(rows)[-1], labels)  # type: ignore[attr-defined]
     absent = teacher[..., [1, 2]]
     assert (absent == teacher.min()).all()
     assert teacher[..., [0, 3]].std() > 0
@@ -140,8 +142,8 @@ def test_rams_teacher_follows_the_labels_and_training_feels_it(backbone: Backbon
     plain = _method(
         backbone, "ram", ram=msgspec.structs.replace(MethodConfig().ram, teacher_weight=0.0)
     )
-    guided = method.example_losses(parameters, text, pixels, labels)
-    assert not torch.allclose(guided, plain.example_losses(parameters, text, pixels, labels))
+    guided = method.example_losses(parameters, text, rows, labels)
+    assert not torch.allclose(guided, plain.example_losses(parameters, text, rows, labels))
 
 
 def test_maples_image_tokens_come_from_its_text_tokens(backbone: Backbone) -> None:
@@ -207,14 +209,16 @@ def test_an_example_that_is_served_well_tunes_fedmvps_adapters_and_leaves_the_bl
     }
     pixels = torch.randn(6, *first.pixel_shape, generator=random)
     labels = torch.randint(0, 2, (6, len(CLASSES)), generator=random)
-    plain = made().example_losses(parameters, first.encode_text(parameters), pixels, labels)
+    rows = first.prepare_images(pixels)
+    text = first.encode_text(parameters)
+    plain = made().example_losses(parameters, text, made().prepare_images(pixels), labels)
     frozen = first._frozen_features(pixels)[:, 1:]  # type: ignore[attr-defined]
     served = first.loss(first._head(first._class_means, frozen), labels)  # type: ignore[attr-defined]
     best, second = (plain / served).sort().values[:2].tolist()
     assert best < second < 1
     method = made(switch_below=(best + second) / 2)
     leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-    losses = method.example_losses(leaves, method.encode_text(leaves), pixels, labels)
+    losses = method.example_losses(leaves, method.encode_text(leaves), rows, labels)
     assert torch.allclose(losses, plain, atol=1e-5)
     switched = int((plain / served).argmin())
     for example in (switched, (switched + 1) % 6):
@@ -293,9 +297,9 @@ def test_views_that_agree_with_what_is_sure_cost_less(backbone: Backbone) -> Non
 
     def loss(strong: torch.Tensor) -> float:
         scores = iter([weak, strong])
-        method.score = lambda *_: next(scores)  # type: ignore[method-assign]
-        pixels = torch.zeros(1, *(method.pixel_shape or ()))
-        return float(method.example_losses({}, weak, pixels, labels))
+        method._head = lambda *_: next(scores)  # type: ignore[assignment, misc]
+        rows = torch.zeros(1, 2 * backbone.patches, backbone.width)
+        return float(method.example_losses({}, weak, rows, labels))
 
     strong = torch.tensor([[0.6, 0.3, 0.3, 0.3]])
     related = weak @ method._prompts.relations.T

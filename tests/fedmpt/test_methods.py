@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from fedmpt.clip.backbone import Backbone
+from fedmpt.clip.blocks import project
 from fedmpt.config import (
     METHOD_NAMES,
     FedMPTConfig,
@@ -36,7 +37,7 @@ from fedmpt.learner import (
     train_privately,
 )
 from fedmpt.methods.base import Method, Parameters
-from fedmpt.methods.registry import METHODS, build_method, trains_on_pixels
+from fedmpt.methods.registry import METHODS, build_method, runs_image_tower
 from fedmpt.types import GlobalState, ParameterSpec
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
 from privacy.dpsgd import StepHistory
@@ -100,10 +101,15 @@ def _moved(method: Method) -> Parameters:
     }
 
 
+@torch.no_grad()
+def prepared(method: Method, pixels: torch.Tensor) -> torch.Tensor:
+    return method.prepare_images(pixels)
+
+
 def _patches(method: Method, backbone: Backbone, count: int) -> torch.Tensor:
     random = torch.Generator().manual_seed(5)
     if method.pixel_shape is not None:
-        return torch.randn(count, *method.pixel_shape, generator=random)
+        return prepared(method, torch.randn(count, *method.pixel_shape, generator=random))
     patches = torch.randn(count, backbone.patches, backbone.width, generator=random)
     # Shorter than unit length: random features differ so much that 100 times their cosines saturates a sigmoid.
     return 0.05 * torch.nn.functional.normalize(patches, dim=-1)
@@ -157,10 +163,51 @@ def test_the_counted_parameters_at_vit_b16_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_whether_a_method_trains_on_pixels_is_known_before_it_is_built(
+def test_whether_a_method_runs_the_image_tower_in_training_is_known_before_it_is_built(
+    backbone: Backbone, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = _method(backbone, name)
+    patches, parameters = _patches(method, backbone, 1), method.initial_parameters(0)
+    text = method.encode_text(parameters)
+    runs: list[object] = []
+
+    def noticed(block: object, tokens: torch.Tensor) -> Any:
+        runs.append(block)
+        return project(block, tokens)
+
+    monkeypatch.setattr("fedmpt.clip.vision.project", noticed)
+    method.example_losses(parameters, text, patches, _labels(1))
+    assert runs_image_tower(_config(name)) == bool(runs)
+
+
+@pytest.mark.parametrize("name", ON_PIXELS)
+def test_what_is_prepared_of_an_image_depends_on_it_and_the_backbone_alone(
     backbone: Backbone, name: str
 ) -> None:
-    assert trains_on_pixels(_config(name)) == (_method(backbone, name).pixel_shape is not None)
+    """So a bank of it serves other classes, other seeds and every state of a training."""
+    method = _method(backbone, name)
+    assert method.pixel_shape is not None
+    pixels = torch.randn(3, *method.pixel_shape, generator=torch.Generator().manual_seed(5))
+    rows = prepared(method, pixels)
+    assert rows.ndim == 3
+    assert torch.equal(prepared(method.for_classes(UNSEEN), pixels), rows)
+    alone = torch.cat([prepared(method, image[None]) for image in pixels])
+    assert torch.allclose(alone, rows, atol=1e-4)
+    assert method.prepared_as != Method.prepared_as or torch.equal(rows, pixels)
+
+
+@pytest.mark.parametrize("name", ON_PIXELS)
+def test_scores_are_differentiable_in_the_pixels_behind_what_is_prepared(
+    backbone: Backbone, name: str
+) -> None:
+    method = _method(backbone, name)
+    assert method.pixel_shape is not None
+    pixels = torch.randn(1, *method.pixel_shape, generator=torch.Generator().manual_seed(5))
+    parameters, leaves = _moved(method), pixels.requires_grad_()
+    text = method.encode_text(parameters).detach()
+    method.score(parameters, text, method.prepare_images(leaves))[0, 0].backward()
+    assert leaves.grad is not None
+    assert (leaves.grad.abs().amax(dim=-1) > 0).all()
 
 
 @pytest.mark.parametrize("name", KINDS)
