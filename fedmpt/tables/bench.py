@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +124,18 @@ def run_table(
 
 
 def table_folder(name: str, plan: TablePlan) -> str:
-    """Return the name of the folder of a table's files; other presets, slices and settings have others."""
+    """Return the name of the folder of a table's files; other presets, slices, parts and settings have others."""
     request = plan.request
-    part = "part" if request.rows or request.columns else ""
-    parts = [Path(name).stem, request.preset or "", "quick" if request.quick else "", part]
-    return "-".join([*filter(None, parts), *(["changed"] if request.settings else [])])
+    chosen = [sorted(request.rows), sorted(request.columns), sorted(request.settings)]
+    parts = [
+        Path(name).stem,
+        request.preset or "",
+        "quick" if request.quick else "",
+        "part" if request.rows or request.columns else "",
+        "changed" if request.settings else "",
+        hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8] if any(chosen) else "",
+    ]
+    return "-".join(filter(None, parts))
 
 
 def facts_of(comparison: Comparison, failures: Sequence[Failure]) -> list[str]:

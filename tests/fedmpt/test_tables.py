@@ -26,7 +26,7 @@ from fedmpt.errors import RunError, UsageError
 from fedmpt.sweep.cells import Cell
 from fedmpt.sweep.grid import configuration_key
 from fedmpt.sweep.run import Failure
-from fedmpt.tables.bench import BenchResult, probe_table, run_table
+from fedmpt.tables.bench import BenchResult, probe_table, run_table, table_folder
 from fedmpt.tables.compare import BEST_GAIN_ROW, compare
 from fedmpt.tables.definition import TableDefinition, leaves, read_table, table_names
 from fedmpt.tables.estimate import Estimate, estimate_table, probes
@@ -156,7 +156,7 @@ def test_settings_by_hand_win_over_common_ones_and_not_over_what_is_varied(tmp_p
         with pytest.raises(UsageError, match="the table itself varies it"):
             planned("table6", settings=(key,))
     result = bench("figure7b", tmp_path, settings=("train.rounds=3",), seeds=1)
-    assert result.folder.name == "figure7b-changed"
+    assert result.folder.name.startswith("figure7b-changed-")
     assert "Settings changed by hand: train.rounds=3" in result.markdown
 
 
@@ -397,7 +397,9 @@ def test_what_was_not_probed_costs_as_much_as_its_kind(tmp_path: Path) -> None:
     summary.write_text(json.dumps(slow))
     both = estimate_table(plan, tmp_path, [features, pixels]).seconds
     assert alone is not None
-    assert both == pytest.approx(alone + 3 * 1000)  # eleven methods, three of them on pixels
+    assert both == pytest.approx(
+        alone + 3 * 1000
+    )  # eleven methods, three of them through the image tower
 
 
 def test_rows_and_columns_can_be_chosen(tmp_path: Path) -> None:
@@ -406,10 +408,26 @@ def test_rows_and_columns_can_be_chosen(tmp_path: Path) -> None:
     assert list(part.runs) == [("Fed-RAM", "t=60%", 0), ("FedMPT", "t=60%", 0)]
     assert {cell.name for cell in part.cells} < {cell.name for cell in whole.cells}
     result = bench("table1", tmp_path, seeds=1, rows=("FedMPT",), columns=("t=60%",))
-    assert result.folder.name == "table1-part"
+    assert result.folder.name.startswith("table1-part-")
     assert "Rows were chosen; the table has more." in result.markdown
     assert "Columns were chosen; the table has more." in result.markdown
     assert result.comparison.columns == ("t=60%",)
+
+
+def test_tables_of_other_parts_or_settings_are_written_beside_each_other() -> None:
+    requests: list[dict[str, Any]] = [
+        {},
+        {"rows": ("FedMPT",)},
+        {"columns": ("t=60%",)},
+        {"rows": ("FedMPT", "Fed-RAM")},
+        {"settings": ("train.rounds=2",)},
+        {"settings": ("train.rounds=3",)},
+        {"rows": ("FedMPT",), "settings": ("train.rounds=3",)},
+    ]
+    names = [table_folder("table1", planned("table1", seeds=1, **one)) for one in requests]
+    assert len(set(names)) == len(names)
+    other_order = planned("table1", seeds=1, rows=("Fed-RAM", "FedMPT"))
+    assert table_folder("table1", other_order) == names[3]
 
 
 def test_rows_and_columns_that_a_table_lacks_are_refused() -> None:
@@ -530,7 +548,8 @@ def test_a_table_is_run_from_the_command_line(
     assert done.returncode == 0, done.stderr
     assert "2 runs to do, about" in done.stderr
     assert "| no gate |" in done.stdout
-    with (tmp_path / "out" / "own-changed" / "table.csv").open(newline="") as written:
+    (table,) = (tmp_path / "out").glob("own-changed-*/table.csv")
+    with table.open(newline="") as written:
         found = {
             (line["row"], line["metric"]): float(line["measured"])
             for line in csv.DictReader(written)
