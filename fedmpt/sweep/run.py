@@ -212,9 +212,14 @@ class _Running:
             return None
         if not _can_go_on(self._run_folder):
             _set_aside(self._run_folder, self._folder / UNFINISHED)
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = lines[-1].strip() if lines else "it said nothing"
-        return Failure(cell=self.cell, exit_code=code, reason=reason, log=self._log)
+        return Failure(cell=self.cell, exit_code=code, reason=self._last_words(), log=self._log)
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError as error:  # somebody cleared logs meanwhile: the other cells go on
+            return f"its log cannot be read ({error.strerror})"
+        return lines[-1].strip() if lines else "it said nothing"
 
     def stop(self) -> None:
         """End the process, kindly first."""

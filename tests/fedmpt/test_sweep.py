@@ -43,6 +43,9 @@ if (settings.parents[1] / "charged").exists():
 (folder / "config.toml").write_text(settings.read_text())
 if (settings.parents[1] / "slow").exists():
     time.sleep(60)
+if (settings.parents[1] / "logs cleared").exists():
+    for log in (settings.parents[1] / "logs").iterdir():
+        log.unlink()
 if (settings.parents[1] / "broken").exists() and config["privacy"]["epsilon"] == 1.0:
     sys.exit("fedmpt: the disk is on fire")
 private, seed = config["privacy"]["enabled"], config["seed"]
@@ -133,6 +136,15 @@ def test_a_failing_cell_is_reported_the_rest_goes_on_and_it_is_tried_again(tmp_p
     assert failures == []
     assert processes(tmp_path) == 3
     assert len(list((tmp_path / "unfinished").iterdir())) == 1
+
+
+def test_a_cell_that_fails_without_its_log_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    for mark in ("broken", "logs cleared"):
+        (tmp_path / mark).touch()
+    _, failures = run(grid_of("dp.epsilon=1,8", seeds=1), tmp_path, jobs=1)
+    assert [one.cell.condition.label for one in failures] == ["dp.epsilon=1"]
+    assert "its log cannot be read (No such file" in failures[0].reason
+    assert processes(tmp_path) == 2
 
 
 def test_an_interrupted_sweep_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
