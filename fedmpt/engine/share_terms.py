@@ -13,7 +13,6 @@ from secagg.policy import MIN_MASKED_CLIENTS
 from secagg.threshold import default_colluders, guaranteed_honest
 
 LEAST_HONEST: Final = 2  # a client knows its own share, so one other must add noise too
-SET_ASIDE: Final = 0.01  # of delta, for noise being discrete
 DELTA_BLOCK: Final = "delta"  # the one block where a client is the unit
 
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import torch
 
+from fedmpt.engine.integer_terms import step_shapes
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.rounds import OneSum
-from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST, SET_ASIDE
+from fedmpt.engine.share_terms import DELTA_BLOCK, LEAST_HONEST
 from fedmpt.engine.sites import Site
-from fedmpt.errors import RunError, UsageError
-from fedmpt.learner import make_optimizer, make_space, released_shapes
+from fedmpt.errors import RunError
+from fedmpt.learner import make_optimizer, make_space
 from fedmpt.methods.base import Parameters
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import GlobalState
 from privacy import DPPlan, PrivacyUnit
-from privacy.grid import discretisation_delta, noise_bound, share_variance
+from privacy.grid import noise_bound, share_variance
 from privacy.integer import IntegerGradient
 from privacy.sketch import Sketch
 from secagg import Aggregate, Layout
@@ -34,9 +35,6 @@ class SharedNoise(OneSum):
     Args:
         federation: the prepared run.
         plans: the clients' plans, alike but for their sizes.
-
-    Raises:
-        UsageError: discrete noise would cost more than what is set aside from delta.
     """
 
     def __init__(self, federation: Federation, plans: list[DPPlan]) -> None:
@@ -49,12 +47,11 @@ class SharedNoise(OneSum):
         self._optimizer = make_optimizer(self._parameters, federation.local, lr=1.0)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._by_client = plans[0].unit is PrivacyUnit.CLIENT
-        self.shapes = self._shapes()
+        self.shapes = step_shapes(federation, plans[0])
         self._reader = IntegerGradient(plan=plans[0], shapes=self.shapes)
         self._envelope = GridEnvelope.of(
             dimension=self._reader.dimension, noise_bound=self._noise_bound()
         )
-        self._check_delta()
 
     @property
     def layout(self) -> Layout:
@@ -131,29 +128,7 @@ class SharedNoise(OneSum):
             moments.setdefault(int(index), {})[name] = value
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        if self._by_client:
-            return {DELTA_BLOCK: (self._federation.spec.size,)}
-        method, initial = self._federation.method, self._federation.initial
-        sketch = self._federation.sketches.at(initial, round_number=0)
-        space = make_space(self._plans[0].space, method, sketch=sketch)
-        return released_shapes(method, space, initial)
-
     def _noise_bound(self) -> int:
         plan = self._plans[0]
         # fewer counted on, more noise each: the bound covers the fewest that are allowed
         return noise_bound(share_variance(plan.noise_multiplier, plan.grid_steps, LEAST_HONEST))
-
-    def _check_delta(self) -> None:
-        plan = self._plans[0]
-        spent = discretisation_delta(
-            noise_multiplier=plan.noise_multiplier,
-            clip_steps=plan.grid_steps,
-            target_epsilon=plan.target_epsilon,
-            values=self._reader.dimension * max(plan.rounds for plan in self._plans),
-        )
-        if spent > SET_ASIDE * plan.delta:
-            raise UsageError(
-                f"--dp-noise shares: discrete noise would take {spent:.2g} of delta {plan.delta:.2g}, more than the "
-                f"{SET_ASIDE:.0%} set aside; use fewer rounds or a smaller space"
-            )

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
+from fedmpt.engine.integer_terms import SET_ASIDE
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.probes import typical_norms
 from fedmpt.engine.share_terms import (
     DELTA_BLOCK,
-    SET_ASIDE,
     common_plans,
     counted_on,
     equal_rates,
@@ -93,9 +93,9 @@ def dp_plans(
             f"{max(sizes)} images; leave it out for {default_delta(max(sizes)):g}"
         )
     shares = config.privacy.noise == "shares"
-    if shares:
-        delta *= 1 - SET_ASIDE
     integers = shares or config.privacy.arithmetic == "integer"
+    if integers:
+        delta *= 1 - SET_ASIDE
     cache = CalibrationCache(cache_folder / "calibration.json")
     batches = [federation.local.batch_size] * len(sizes)
     if shares and not by_client:
@@ -383,9 +383,13 @@ class Site:
         return release
 
     def _change(self, state: GlobalState, *, lr: float) -> FloatVector:
-        """Train without noise; the result must not leave the client as it is."""
+        """Train without noise; the result must not leave the client as it is.
+
+        A change that is not finite is returned all the same: it counts as no change where it is clipped. To stay away
+        from the round would show, without any noise, what the data did.
+        """
         federation = self._federation
-        delta = train(
+        return train(
             federation.method,
             federation.spec,
             state,
@@ -396,9 +400,6 @@ class Site:
             device=federation.backbone.device,
             order=generator(federation.config.seed, "batches", self.client, state.round + 1),
         ).delta
-        if not np.isfinite(delta).all():
-            raise UpdateError("its change is not finite (lower --lr if that recurs)")
-        return delta
 
     def close(self) -> dict[str, object] | None:
         """Check the steps made against those charged, record the final figures, and return this client's account.

@@ -21,6 +21,7 @@ from fedmpt.engine.checkpoint import (
     plan_digest,
     read_checkpoint,
 )
+from fedmpt.engine.integer_terms import require_room_in_delta
 from fedmpt.engine.ledgers import (
     INDEX_FILE,
     Ledgers,
@@ -162,12 +163,16 @@ def _make_ready(
     plans = _plans(federation, accountant)
     rounds = _rounds(federation, plans)
     rounds.take_up(start.state, start.server)
+    ledgers = ledgers_of(plans)
+    require_room_in_delta(
+        federation, plans, lifetimes=[terms.lifetime_epsilon for terms in ledgers.terms]
+    )
     return _Ready(
         federation=federation,
         accountant=accountant,
         plans=plans,
         rounds=rounds,
-        ledgers=ledgers_of(plans),
+        ledgers=ledgers,
         start=start,
         since=since,
     )

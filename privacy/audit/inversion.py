@@ -105,6 +105,7 @@ def check_inversion(
         words=f"picks {found['protected']} of {count} right (likeness {likeness['protected']:.2f}), without "
         f"privacy {found['unprotected']} ({likeness['unprotected']:.2f}): {words}",
         control=control,
+        proves=False,
         seconds=watch.seconds,
     )
 

@@ -82,6 +82,7 @@ def check_one_run(
         words=f"shows epsilon >= {bound:.2f}, at most {ceiling:.2f} could be shown: {words}",
         ceiling=ceiling,
         control=control,
+        proves=False,
         seconds=watch.seconds,
     )
 

@@ -113,6 +113,7 @@ def check_rates(
         control_rates=control,
         goal=goal,
         goal_met=None if goal is None else goal.met(seen, control),
+        proves=False,
         seconds=seconds,
     )
 

@@ -101,6 +101,7 @@ class CheckResult:
         control_rates: The same of its control.
         goal: What the project wants beyond the claim; None where nothing.
         goal_met: Whether it is so.
+        proves: Whether passing speaks for the program; an attack that does not succeed only fails to speak against it.
         seconds: Wall time.
     """
 
@@ -119,6 +120,7 @@ class CheckResult:
     control_rates: AttackRates | None = None
     goal: Goal | None = None
     goal_met: bool | None = None
+    proves: bool = True
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -157,8 +159,9 @@ def not_attempted(check: str, why: str) -> CheckResult:
 
 
 def overall(results: Iterable[CheckResult]) -> Verdict:
-    """`FAIL` if any check failed; else `PASS` if any passed; attacks alone prove nothing."""
-    verdicts = {result.verdict for result in results}
-    if Verdict.FAIL in verdicts:
+    """`FAIL` if any check failed; else `PASS` if every check that proves something passed, and there is one."""
+    results = list(results)
+    if any(result.verdict is Verdict.FAIL for result in results):
         return Verdict.FAIL
-    return Verdict.PASS if Verdict.PASS in verdicts else Verdict.INCONCLUSIVE
+    proving = {result.verdict for result in results if result.proves}
+    return Verdict.PASS if proving == {Verdict.PASS} else Verdict.INCONCLUSIVE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import fedmpt.learner
 from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.blocks import project
 from fedmpt.config import (
@@ -24,6 +26,7 @@ from fedmpt.config import (
     MaPLeConfig,
     MethodConfig,
     SCPNetConfig,
+    SecAggConfig,
     load_config,
 )
 from fedmpt.data.features import FeatureBank
@@ -38,9 +41,10 @@ from fedmpt.learner import (
 )
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.registry import METHODS, build_method, runs_image_tower
+from fedmpt.protect import Envelope
 from fedmpt.types import GlobalState, ParameterSpec
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
-from privacy.dpsgd import StepHistory
+from privacy.dpsgd import PrivateGradient, StepHistory
 from privacy.jacobian import TEXT_BLOCK
 from privacy.noise import InsecureZeroNoise
 
@@ -376,6 +380,99 @@ def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
     expected = spec.flatten({n: -0.1 * v.grad for n, v in leaves.items() if v.grad is not None})
     error = np.abs(update.delta - expected).max()
     assert error <= 1e-3 * np.abs(expected).max() + 1e-6
+
+
+class _Releases:
+    """Stands for `PrivateGradient.release`: hands out the same tensors step by step, whatever the examples."""
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def __call__(self, gradient: PrivateGradient, rows: Parameters) -> Parameters:
+        self._step += 1
+        gradient._steps += 1
+        random = torch.Generator().manual_seed(self._step)
+        return {
+            block: 0.01 * torch.randn(value.shape[1:], generator=random)
+            for block, value in sorted(rows.items())
+        }
+
+
+def _what_leaves(
+    backbone: Backbone, name: str, space: DPSpace, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[bytes, list[bytes], list[str]]:
+    """The sealed update, the blocks kept for the next round, and all that is logged or warned, of three steps."""
+    method = _method(backbone, name)
+    parameters, data = _moved(method), _client(method, backbone, examples)
+    local = {block: parameters.pop(block) for block in method.local_blocks}
+    spec = ParameterSpec.of(parameters)
+    plan = DPPlan(
+        n_pub=10,
+        target_epsilon=8.0,
+        delta=1e-5,
+        sample_rate=0.5,
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        steps_per_round=3,
+        rounds=1,
+        space=space,
+        clip=ClipMode.FLAT,
+    )
+    with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as said:
+        releases = _Releases()
+        patched.setattr(PrivateGradient, "release", lambda g, rows: releases(g, rows))
+        update = train_privately(
+            method,
+            spec,
+            GlobalState(round=0, vector=spec.flatten(parameters)),
+            data,
+            settings=LocalSettings(
+                optimizer="adamw", momentum=0.9, weight_decay=0.01, batch_size=5, epochs=1
+            ),
+            lr=0.01,
+            weight=1,
+            device=CPU,
+            plan=plan,
+            sampler=PoissonSampler(plan),
+            noise=InsecureZeroNoise(),
+            history=StepHistory(),
+            local=local,
+        )
+    envelope = Envelope.of(
+        size=spec.size, config=SecAggConfig(), private=True, largest_weight=1, largest_examples=99
+    )
+    sealed = envelope.seal(update)
+    assert update.examples is None
+    assert not sealed.noise
+    leaves = b"".join(sealed.values[key].tobytes() for key in sorted(sealed.values))
+    kept = [local[block].numpy().tobytes() for block in sorted(local)]
+    return leaves, kept, [str(one.message) for one in said]
+
+
+@pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
+@pytest.mark.parametrize("name", TUNED)
+def test_with_the_releases_held_fast_nothing_that_leaves_depends_on_what_a_client_holds(
+    backbone: Backbone, name: str, space: DPSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else is post-processing: optimiser, Jacobian, penalties, sealing, blocks that stay, words."""
+    found = [_what_leaves(backbone, name, space, count, monkeypatch) for count in (9, 10, 2)]
+    assert found[1:] == found[:-1]
+
+
+def test_a_learner_that_lets_the_true_size_in_is_noticed_by_the_test_above(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a learning rate divided by the examples that a client really holds."""
+    real = fedmpt.learner.make_optimizer
+
+    def leaking(parameters: Parameters, settings: LocalSettings, lr: float) -> Any:
+        return real(parameters, settings, lr / holding)
+
+    monkeypatch.setattr(fedmpt.learner, "make_optimizer", leaking)
+    holding = 9
+    first = _what_leaves(backbone, "coop", DPSpace.TEXT, holding, monkeypatch)
+    holding = 10
+    assert _what_leaves(backbone, "coop", DPSpace.TEXT, holding, monkeypatch)[0] != first[0]
 
 
 def test_the_public_offset_is_no_function_of_the_scored_image_or_class_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,17 @@ from fedmpt.engine.share_terms import (
     equal_rates,
     honest_others,
 )
+from fedmpt.engine.sites import Site
 from fedmpt.errors import UsageError
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import ClientId
-from privacy import BudgetExhausted, read_ledger
+from privacy import (
+    BudgetExhausted,
+    PLDAccountant,
+    SampledGaussian,
+    calibrate_noise_multiplier,
+    read_ledger,
+)
 from privacy.integer import GridRelease, IntegerGradient
 from secagg import Update as SegmentValues
 from secagg.threshold import default_colluders, threshold
@@ -101,35 +109,55 @@ def test_a_run_with_shared_noise_stays_within_its_budget(shared: Any) -> None:
     assert (plan["noise"], plan["arithmetic"], plan["honest"]) == ("shares", "integer", 3)
 
 
-def test_an_opened_sum_holds_at_least_the_noise_of_the_plan(
-    shared: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", [0, 1])
+def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_colluders_know(
+    shared: Any, monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
-    """With queries of zero, the sum that the server opens is noise alone."""
+    """With queries of zero, the sum that the server opens is noise alone; each round loses ``lost`` clients."""
     totals: list[np.ndarray] = []
     plans: list[Any] = []
+    known: list[
+        np.ndarray
+    ] = []  # the shares of two colluders, client after client, round after round
     real = IntegerGradient.release
 
     def silent(self: IntegerGradient, rows: Any, *, honest: int) -> GridRelease:
         made = real(self, rows, honest=honest)
         plans.append(self._plan)
+        known.append(made.noise)
         return GridRelease(query=np.zeros_like(made.query), noise=made.noise)
 
     monkeypatch.setattr(IntegerGradient, "release", silent)
+    monkeypatch.setattr(
+        "fedmpt.engine.loop.simulated_losses", lambda *_, **__: dict.fromkeys(range(lost), "upload")
+    )
     advance = fedmpt.engine.shares.SharedNoise.advance
+    survivors = set()
 
     def reading(self: Any, state: Any, aggregate: Any, **options: Any) -> Any:
         totals.append(aggregate.sums["gradient"])
+        survivors.add(len(aggregate.survivors))
         return advance(self, state, aggregate, **options)
 
     monkeypatch.setattr(fedmpt.engine.shares.SharedNoise, "advance", reading)
     shared(train__rounds=3)
+    assert survivors == {5 - lost}
     values = np.concatenate(totals).astype(np.float64)
     plan = plans[0]
     claimed = plan.noise_multiplier * plan.grid_steps
     realised = values.std() / claimed
-    # five contributors of which three are counted on
-    assert realised == pytest.approx((5 / 3) ** 0.5, rel=0.05)
-    assert realised > 1
+    # three contributors are counted on, whoever drops out
+    assert realised == pytest.approx(((5 - lost) / plan.honest) ** 0.5, rel=0.02)
+    # The last client of each round survives; an adversary takes out what it knows of the sum.
+    a_round = len(known) // len(totals)
+    colluders = default_colluders(5)
+    told = [
+        sum(known[start + a_round - colluders : start + a_round])
+        for start in range(0, len(known), a_round)
+    ]
+    unknown = (values - np.concatenate(told)).std() / claimed
+    assert unknown == pytest.approx(((5 - lost - colluders) / plan.honest) ** 0.5, rel=0.02)
+    assert unknown > 0.98
 
 
 @pytest.mark.parametrize(("resubmit", "calls"), [(True, 1), (False, 2)])
@@ -184,6 +212,55 @@ def test_a_client_may_be_the_unit(shared: Any) -> None:
     history = read_ledger(folder / "ledger/client-000.jsonl")
     assert history.terms.unit.value == "client"
     assert all(charge.event.sample_rate == 1.0 for charge in history.charges)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"privacy__noise": "local", "privacy__arithmetic": "integer", "privacy__epsilon": 20.0},
+        {"privacy__epsilon": 28.0},
+        {"privacy__epsilon": 1.0, "privacy__lifetime": 28.0},
+    ],
+)
+def test_integer_noise_is_refused_where_it_would_take_more_of_delta_than_is_set_aside(
+    shared: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """e^epsilon multiplies how far it is from Gaussian noise; on a ledger, e^lifetime does."""
+    with pytest.raises(UsageError, match=r"would take .* of delta .* set aside"):
+        shared(**options)
+    assert not (tmp_path / "run" / "ledger").exists()
+
+
+def test_runs_that_add_up_to_a_lifetime_may_take_no_more_of_delta_than_one_run_of_it() -> None:
+    """`require_room_in_delta` gives a run the square of its target over the lifetime."""
+    accountant, rate, steps = PLDAccountant(), 0.1, 50
+    lifetime, delta = 8.0, 1e-5
+    for target in (0.5, 2.0, 4.0):
+        sigma = calibrate_noise_multiplier(
+            target_epsilon=target, delta=delta, sample_rate=rate, steps=steps, accountant=accountant
+        )
+        event = SampledGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps)
+        runs = 1
+        while accountant.epsilon([event] * (runs + 1), delta) <= lifetime:
+            runs += 1
+        assert runs * (target / lifetime) ** 2 <= 1
+
+
+def test_a_client_whose_change_is_not_finite_takes_part_with_noise_alone(
+    shared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To stay away from the round would show without any noise what its data did."""
+    change = Site._change
+
+    def diverging(self: Site, state: Any, *, lr: float) -> Any:
+        found = change(self, state, lr=lr)
+        return np.full_like(found, np.nan) if self.client == 0 else found
+
+    monkeypatch.setattr(Site, "_change", diverging)
+    summary, folder = shared(privacy__unit="client", privacy__delta=1e-3, train__rounds=2)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["survivors"] for line in lines[1:]] == [[0, 1, 2, 3, 4]] * 2
+    assert [client["rounds"] for client in summary["privacy"]["clients"]] == [2] * 5
 
 
 def test_local_noise_may_be_integers(shared: Any) -> None:

@@ -242,9 +242,22 @@ def test_a_failed_check_outweighs_all_others(step: GradientStep) -> None:
     failed = replace(passed, verdict=Verdict.FAIL)
     unclear = replace(passed, verdict=Verdict.INCONCLUSIVE)
     assert overall([passed, unclear, failed]) is Verdict.FAIL
-    assert overall([passed, unclear]) is Verdict.PASS
-    assert overall([unclear]) is Verdict.INCONCLUSIVE
+    assert overall([passed, passed]) is Verdict.PASS
+    assert overall([passed, unclear]) is Verdict.INCONCLUSIVE
+    assert overall([]) is Verdict.INCONCLUSIVE
     assert unclear.as_dict()["verdict"] == "inconclusive"
+
+
+def test_attacks_that_do_not_succeed_prove_nothing_and_one_that_does_refutes(
+    step: GradientStep,
+) -> None:
+    proof = check_replay(step, base=range(3), removed=[3])
+    attack = replace(proof, proves=False)
+    unclear = replace(attack, verdict=Verdict.INCONCLUSIVE)
+    assert overall([attack]) is Verdict.INCONCLUSIVE
+    assert overall([replace(proof, verdict=Verdict.INCONCLUSIVE), attack]) is Verdict.INCONCLUSIVE
+    assert overall([proof, attack, unclear]) is Verdict.PASS
+    assert overall([proof, replace(attack, verdict=Verdict.FAIL)]) is Verdict.FAIL
 
 
 def test_noise_free_steps_are_the_sum_of_clipped_gradients(step: GradientStep) -> None:
