@@ -19,6 +19,7 @@ from fedmpt.errors import RunError
 from fedmpt.types import FloatVector, GlobalState, Update
 from privacy import Charge, Ledger
 from privacy.integer import LARGEST_SUM, GridRelease
+from privacy.sketch import Sketch
 from secagg import (
     Aggregate,
     ClientSession,
@@ -164,20 +165,26 @@ class GridEnvelope:
         return aggregate.sums["gradient"]
 
 
-def round_context(state: GlobalState, *, lr: float, run_digest: bytes) -> bytes:
+def round_context(
+    state: GlobalState, *, lr: float, run_digest: bytes, sketch: Sketch | None = None
+) -> bytes:
     """Return the 32-byte digest of all that an update of this round rests on.
 
-    Every client computes it from what it received; a server that shows a client another model gets no update from it.
+    Every client computes it from what it received; a server that shows a client another model, or another sketch, gets
+    no update from it.
 
     Args:
         state: the broadcast state.
         lr: the round's learning rate.
         run_digest: digest of the resolved configuration, frozen model and classes.
+        sketch: of the text encoder at ``state``, where gradients are clipped in one that all clients share.
     """
-    digest = hashlib.sha256(b"fedmpt/round/v1")
+    digest = hashlib.sha256(b"fedmpt/round/v2")
     digest.update(run_digest)
     digest.update(f"{state.round + 1} {lr!r} {len(state.vector)}".encode())
     digest.update(np.ascontiguousarray(state.vector, dtype="<f4").tobytes())
+    if sketch is not None:
+        digest.update(sketch.digest.encode())
     return digest.digest()
 
 

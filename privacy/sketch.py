@@ -30,6 +30,8 @@ from privacy.plan import DPSpace
 
 # Letters: b examples, G slices of a factor, t entries of T and k of the prompt in a slice, R rank.
 
+_LEAST_MOVE = 1e-4  # of the length of T; float32 tells less than that from rounding badly
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
@@ -240,8 +242,9 @@ class SketchSpace:
         return {name: self._along(name, released[name]) for name in self._sketch.factors}
 
     def drift(self, encoder: Encoder, prompts: Mapping[str, torch.Tensor]) -> float:
-        """How far the linearisation has left the encoder, relative to how far the round went; 0 at its start.
+        """How far the linearisation has left the encoder, relative to how far the round went.
 
+        0 at the round's start, and where T moved by less than 1e-4 of its length: little but rounding would be seen.
         A function of released values; logging it, or stopping on it, is post-processing.
         """
         self._check(prompts)
@@ -249,7 +252,7 @@ class SketchSpace:
             true = encoder({name: value.detach() for name, value in prompts.items()})
             went = (true - self._sketch.text).norm()
             missed = (true - self.encode(prompts)).norm()
-        return float(missed / went) if went > 0 else 0.0
+        return float(missed / went) if went > _LEAST_MOVE * true.norm() else 0.0
 
     def _along(self, name: str, coordinates: torch.Tensor) -> torch.Tensor:
         right = self._sketch.factors[name].right

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -30,10 +30,12 @@ from fedmpt.runstore import STATE_FILE, SUMMARY_FILE, RunStore
 from fedmpt.seeds import generator
 from fedmpt.types import ClientId, RoundPlan
 from privacy import BudgetExhausted, LedgerError
-from privacy.sketch import Sketch
+from privacy.sketch import Sketch, SketchSpace
 from secagg import Aggregate, RoundAborted
 from secagg import Update as SegmentValues
 from secagg.keys import KEY_BYTES
+
+_MOST_DRIFT: Final = 0.3  # share of the way that text features went in a round
 
 
 class Loop:
@@ -153,6 +155,8 @@ class Loop:
         aggregate, attempts = self._aggregate(plan, sketch)
         self._store.write_transcript(f"round-{plan.round:04d}", aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
+        if sketch is not None:
+            self._watch_drift(sketch)
         for client in plan.cohort:
             self._sites[client].keep(plan.round)
         metrics, shared, by_client = (
@@ -187,10 +191,22 @@ class Loop:
         self._phase["train"] += time.perf_counter() - started
         return sketch
 
+    def _watch_drift(self, sketch: Sketch) -> None:
+        """Warn where a round went farther than its sketch can tell; from released values alone."""
+        method, device = self._federation.method, self._federation.backbone.device
+        released = self._federation.spec.unflatten(self.state.vector, device)
+        prompts = {name: released[name] for name in method.prompt_blocks}
+        drift = SketchSpace(sketch).drift(method.encode_text, prompts)
+        if drift > _MOST_DRIFT:
+            self._listener.warning(
+                f"round {self.state.round}: {drift:.0%} of how text features moved was not in the sketch, so clients "
+                "tuned a coarse picture of the encoder; use a smaller --lr, fewer --epochs or --dp-space text"
+            )
+
     def _aggregate(self, plan: RoundPlan, sketch: Sketch | None) -> tuple[Aggregate, int]:
         """Let the cohort's clients work as their sessions ask for values, and sum what they send."""
         state, config, federation = self.state, self._config, self._federation
-        context = round_context(state, lr=plan.lr, run_digest=federation.digest)
+        context = round_context(state, lr=plan.lr, run_digest=federation.digest, sketch=sketch)
         training = 0.0
         further, log = 0, b""
         left_out: list[Exception] = []
