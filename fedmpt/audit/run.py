@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 from fedmpt.audit.accounts import FIGURE_TOLERANCE, audit_client
 from fedmpt.audit.findings import Account, Finding, Kind
-from fedmpt.audit.manifest import Manifest, manifest
+from fedmpt.audit.manifest import (
+    METRICS_SHAPE,
+    SUMMARY_SHAPE,
+    Manifest,
+    manifest,
+    shown_key,
+    strangers,
+)
 from fedmpt.audit.records import RunRecords, read_run
 from fedmpt.audit.transcripts import TRANSCRIPTS, transcript_findings
+from fedmpt.runstore import METRICS_FILE, SUMMARY_FILE
 from privacy import PLDAccountant
 
 AUDIT_SCHEMA: Final = "fedmpt.audit/1"
@@ -130,21 +139,47 @@ def _claims(records: RunRecords, clients: list[int]) -> list[Finding]:
                 f"says {summary['rounds']} rounds, metrics.jsonl has {rounds}",
             )
     if records.private:
-        for line in records.metrics:
-            if line.get("train_loss") is not None:
-                find(
-                    Kind.FORBIDDEN_VALUE,
-                    f"metrics.jsonl, round {line['round']}",
-                    "holds a training loss, which is computed from private data and was not charged",
-                )
-        strangers = {c for line in records.metrics for c in line.get("survivors", [])}
-        for client in sorted(strangers - set(clients)):
+        findings += _forbidden(records)
+        survivors = {c for line in records.metrics for c in line.get("survivors", [])}
+        for client in sorted(survivors - set(clients)):
             find(
                 Kind.UPLOAD_WITHOUT_CHARGE,
                 "metrics.jsonl",
                 f"client {client} is in a sum and has no ledger in the index",
             )
     return findings
+
+
+def _forbidden(records: RunRecords) -> list[Finding]:
+    """Look for all that a private run does not write in ``metrics.jsonl`` and ``summary.json``."""
+    found = []
+    for number, line in enumerate(records.metrics, start=1):
+        where = f"{METRICS_FILE}, line {number}"
+        found += [(where, key) for key in strangers(line, METRICS_SHAPE)]
+    summary = records.summary or {}
+    found += [(SUMMARY_FILE, key) for key in strangers(summary, SUMMARY_SHAPE)]
+    found += [(SUMMARY_FILE, f"final_AP.{shown_key(key)}") for key in _no_class(records)]
+    return [
+        Finding(
+            kind=Kind.FORBIDDEN_VALUE,
+            where=where,
+            what=f"holds {key}: private runs write nothing like it there, and no charge covers it",
+        )
+        for where, key in dict.fromkeys(found)
+    ]
+
+
+def _no_class(records: RunRecords) -> list[str]:
+    """Return the first key among the scores by class that is no class's.
+
+    Names of classes are anybody's choice, but their scores are those of the last line of ``metrics.jsonl``, in order.
+    """
+    scores = (records.summary or {}).get("final_AP")
+    last = records.metrics[-1].get("AP") if records.metrics else None
+    if not isinstance(scores, dict) or not isinstance(last, list):
+        return []
+    pairs = zip_longest(scores.items(), last[: len(scores)])
+    return [key for (key, value), score in pairs if value != score][:1]
 
 
 def _last_round(records: RunRecords, accounts: tuple[Account, ...]) -> list[Finding]:

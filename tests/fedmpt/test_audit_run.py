@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from fedmpt.audit.findings import Kind
+from fedmpt.audit.manifest import METRICS_SHAPE, SUMMARY_SHAPE, strangers
 from fedmpt.audit.run import audit_run
+from fedmpt.engine.listener import RoundRecord
 from fedmpt.errors import UsageError
 from fedmpt.report.parties import parties
 from fedmpt.report.source import read_source
@@ -118,6 +120,7 @@ def test_drop_outs_and_repeated_attempts_are_no_findings(
         {"secagg__mode": "none"},
         {"secagg__mode": "ckks"},
         {"method__name": "zero-shot"},
+        {"method__name": "fedpgp"},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -318,6 +321,141 @@ PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
 def test_what_is_planted_is_found(folder: Path, plant: Callable[[Path], None], kind: Kind) -> None:
     plant(folder)
     assert kind in kinds(folder)
+
+
+FORBIDDEN: list[tuple[str, object]] = [  # what docs/privacy.md says may not leave
+    ("train_loss", 3.2),
+    ("batch_sizes", [7, 3, 5]),
+    ("grad_norm", 0.3),
+    ("clip_fraction", 0.5),
+    ("n_examples", 93),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), FORBIDDEN)
+def test_a_value_that_may_not_leave_is_found_by_line_and_key_in_the_metrics(
+    folder: Path, key: str, value: object
+) -> None:
+    edit_metrics(folder, 1, **{key: value})
+    (finding,) = audit_run(folder).findings
+    assert (finding.kind, finding.where) == (Kind.FORBIDDEN_VALUE, "metrics.jsonl, line 2")
+    assert finding.what.startswith(f"holds {key}: ")
+
+
+def _beside_an_account(summary: Any) -> str:
+    for account in summary["privacy"]["clients"]:
+        account["batch_sizes"] = [7, 3]
+    return "privacy.clients.batch_sizes"
+
+
+def _in_an_object_under_a_known_key(summary: Any) -> str:
+    summary["secagg"]["clipped_share"] = {"grad_norm": 0.3}
+    return "secagg.clipped_share"
+
+
+def _among_the_classes(summary: Any) -> str:
+    scores = list(summary["final_AP"].items())
+    summary["final_AP"] = dict([*scores[:2], ("n_examples", 93), *scores[2:]])
+    return "final_AP.n_examples"
+
+
+def _after_the_classes(summary: Any) -> str:
+    summary["final_AP"]["clip_fraction"] = 0.5
+    return "final_AP.clip_fraction"
+
+
+def _under_a_name_that_a_terminal_would_obey(summary: Any) -> str:
+    summary["secagg"]["[/red]\n"] = 1
+    return "secagg.??red??"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _beside_an_account,
+        _in_an_object_under_a_known_key,
+        _among_the_classes,
+        _after_the_classes,
+        _under_a_name_that_a_terminal_would_obey,
+    ],
+)
+def test_a_value_that_may_not_leave_is_found_wherever_it_is_in_the_summary(
+    folder: Path, plant: Callable[[Any], str]
+) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    key = plant(summary)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (finding,) = audit_run(folder).findings
+    assert (finding.kind, finding.where) == (Kind.FORBIDDEN_VALUE, "summary.json")
+    assert finding.what.startswith(f"holds {key}: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "path"),
+    [
+        ("clipped", [0.1, 0.2], "clipped"),  # of each client, and not of all
+        ("seconds", {"train": [0.1, 0.3]}, "seconds.train"),  # of each step
+        ("dropped", [{"client": 1, "stage": "upload", "loss": 3.2}], "dropped.loss"),
+    ],
+)
+def test_a_known_key_that_holds_more_than_a_run_writes_there_is_found(
+    folder: Path, key: str, value: object, path: str
+) -> None:
+    edit_metrics(folder, 1, **{key: value})
+    (finding,) = [one for one in audit_run(folder).findings if one.kind is Kind.FORBIDDEN_VALUE]
+    assert finding.what.startswith(f"holds {path}: ")
+
+
+def test_a_run_without_privacy_may_hold_what_a_private_one_may_not(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    small_run(folder, privacy__enabled=False, train__rounds=1)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[1]["train_loss"] > 0
+    edit_metrics(folder, 1, **dict(FORBIDDEN))
+    edit_json(folder / "summary.json", lambda summary: summary.update(FORBIDDEN))
+    assert audit_run(folder).findings == ()
+    kinds_of = {item.name: item.kind for item in audit_run(folder).manifest.items}
+    for name in ("metrics.jsonl", "summary.json", "state.safetensors"):
+        assert kinds_of[name] == "unprotected"
+
+
+def test_what_a_private_run_may_hold_is_what_it_writes_and_no_more(
+    private_run: Path, sample_record: RoundRecord
+) -> None:
+    line = sample_record.as_dict()
+    assert list(strangers(line, METRICS_SHAPE)) == ["train_loss"]
+    assert isinstance(METRICS_SHAPE, dict)
+    assert set(METRICS_SHAPE) == set(line)
+    summary = json.loads((private_run / "summary.json").read_text())
+    other = {path.partition(".")[0] for path in paths(SUMMARY_SHAPE) - paths(summary)}
+    assert other == {
+        "final_AP",
+        "final_shared",
+        "final_clients",
+    }  # by name; of models of clients' own
+
+
+def paths(value: object, path: str = "") -> set[str]:
+    """Return the path of every key that holds no object."""
+    if isinstance(value, list | tuple):
+        return {found for one in value for found in paths(one, path)}
+    if not isinstance(value, dict):
+        return {path}
+    return {found for key, one in value.items() for found in paths(one, f"{path}.{key}".strip("."))}
+
+
+def test_files_that_hold_times_stay_and_are_said_to_in_the_manifest_and_in_the_notes(
+    folder: Path,
+) -> None:
+    audit = audit_run(folder)
+    items = {item.name: item for item in audit.manifest.items}
+    for name in ("metrics.jsonl", "summary.json", "state.safetensors"):
+        assert items[name].kind == "stays"
+        assert "seconds" in items[name].why
+        assert f"{name}: {items[name].why}" in audit.notes
+    assert {item.kind for item in items.values()} == {"public", "dp", "stays"}
 
 
 @pytest.fixture(scope="session")
