@@ -15,7 +15,6 @@ from fedmpt.errors import UsageError
 from fedmpt.inference.card import ThresholdCard
 from fedmpt.inference.model import TunedModel
 from fedmpt.learner import predict
-from fedmpt.methods.cosine_scale import cosine_scale
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.metrics import Labels, Metrics, evaluate, tuned_threshold
 
@@ -93,7 +92,7 @@ def evaluate_model(
     classes = dataset.scored if split == "test" else dataset.classes
     scorer = model.for_classes(classes)
     bank, scores = _scores(scorer, images, split, progress)
-    frozen = ZeroShot(model.backbone, classes, pooling=cosine_scale(model.backbone))
+    frozen = ZeroShot(model.backbone, classes, model.card.method.head)
     return Evaluation(
         data=dataset.name,
         split=split,

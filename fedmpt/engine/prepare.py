@@ -164,8 +164,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     )
     given = frozenset(config.train.lr_multipliers)
     config = resolve(config, data_name=dataset.name, images=len(dataset.train))
-    scale = cosine_scale(backbone)
-    config = resolve_scale(config, logit_scale=backbone.logit_scale, pooling=scale)
+    config = resolve_scale(config, logit_scale=backbone.logit_scale, pooling=cosine_scale(backbone))
     method = build_method(backbone, dataset.classes, config.method)
     if config.train.weighting == "none":
         _check_alone(config, method)
@@ -198,7 +197,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         backbone=backbone,
         method=method,
         scorer=method if dataset.held_out is None else method.for_classes(dataset.scored),
-        zero_shot=ZeroShot(backbone, dataset.scored, pooling=scale),
+        zero_shot=ZeroShot(backbone, dataset.scored, config.method.head),
         train_bank=train_bank,
         test_bank=test_bank,
         train_inputs=input_bank(

@@ -181,7 +181,6 @@ class PairHead:
 def offset_probabilities(similarity: Tensor, *, scale: float) -> Tensor:
     """Return ``sigmoid(scale * (s - mean of s))``, one mean over all images and classes: ``[n, C]`` -> ``[n, C]``.
 
-    One common offset uses no label and leaves every ranking as it is; a mean for each image would not, and would make
-    the frozen model look worse than it is.
+    One common offset uses no label and leaves every ranking as it is; a mean for each image would not.
     """
     return torch.sigmoid(scale * (similarity - similarity.mean()))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fedmpt.clip.backbone import Backbone
+from fedmpt.config import HeadConfig
 from fedmpt.data.features import FeatureBank
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.pooling import offset_probabilities, pooled_similarity
+from fedmpt.methods.pooling import SinglePromptHead, offset_probabilities
 from fedmpt.methods.prompts import frozen_features
 from fedmpt.methods.text_method import PromptEncoder
 
@@ -18,30 +19,34 @@ _IMAGES_AT_ONCE = 256
 class ZeroShot:
     """Recognition without any tuning, by patches (as the methods do it) or by the class token."""
 
-    def __init__(self, backbone: Backbone, classes: tuple[str, ...], *, pooling: float) -> None:
+    def __init__(self, backbone: Backbone, classes: tuple[str, ...], head: HeadConfig) -> None:
         """Fix text features and scales.
 
         Args:
             backbone: the frozen CLIP.
             classes: what is recognised.
-            pooling: scale of the softmax over patches; `fedmpt.methods.cosine_scale` has the backbone's.
+            head: how similarities of patches become probabilities, as in the methods with one text feature a class.
         """
         self._scale = backbone.logit_scale
-        self._pooling = pooling
+        self._head = SinglePromptHead.of(backbone, classes, head)
         self._text = frozen_features(backbone, classes)
 
     @torch.no_grad()
     def patch_scores(self, bank: FeatureBank) -> Tensor:
         """Return probabilities ``[n, C]`` from patch similarities, pooled."""
-        similarity = [
-            pooled_similarity(self._patches(bank, start), self._text, self._pooling)
-            for start in range(0, len(bank), _IMAGES_AT_ONCE)
-        ]
-        return offset_probabilities(torch.cat(similarity), scale=self._scale)
+        return torch.cat(
+            [
+                self._head(self._text, self._patches(bank, start))
+                for start in range(0, len(bank), _IMAGES_AT_ONCE)
+            ]
+        )
 
     @torch.no_grad()
     def class_token_scores(self, bank: FeatureBank) -> Tensor:
-        """Return probabilities ``[n, C]`` from class-token features."""
+        """Return probabilities ``[n, C]`` from class-token features, whose scale no method's head knows.
+
+        Only their ranking compares with anything: the common offset is a mean over the very images that are scored.
+        """
         features = torch.from_numpy(bank.global_features()).to(self._text.device)
         return offset_probabilities(features @ self._text.T, scale=self._scale)
 

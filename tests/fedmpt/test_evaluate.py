@@ -35,6 +35,21 @@ def test_a_run_on_its_own_data_gives_the_figures_of_its_summary(
     assert not record["own_classes"]
 
 
+@pytest.mark.parametrize("offset", ["public", "image-mean"])
+def test_the_frozen_reference_has_the_head_of_the_methods_it_is_compared_with(
+    fedmpt: Invoke, small_run: Callable[..., dict[str, Any]], tmp_path: Path, offset: str
+) -> None:
+    """So CF1 and OF1 tell what tuning gave, not what another scale or offset gave."""
+    options = {"method__name": "zero-shot", "method__head__offset": offset}
+    summary = small_run(tmp_path / "run", privacy__enabled=False, **options)
+    record = json.loads(fedmpt("evaluate", tmp_path / "run", "--json").stdout)
+    for metric in ("mAP", "CF1", "OF1"):
+        expected = pytest.approx(record["tuned"][metric], abs=1e-4)
+        assert summary["final"][metric] == expected
+        assert summary["zero_shot"][metric] == expected
+        assert record["zero_shot"][metric] == expected
+
+
 def test_the_data_sets_own_classes_are_scored(
     fedmpt: Invoke, private_run: Path, photos: list[Path]
 ) -> None:

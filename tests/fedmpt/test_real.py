@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedmpt.clip.backbone import Backbone, load_backbone
+from fedmpt.config import HeadConfig
 from fedmpt.data.coco import read_coco
 from fedmpt.data.dataset import Dataset
 from fedmpt.data.features import FeatureBank, cache_directory
@@ -74,4 +75,4 @@ def test_zero_shot_by_patches_is_the_cards_at_the_scale_that_the_rule_chooses(
 
 
 def _zero_shot(photos: Dataset, clip: Backbone) -> ZeroShot:
-    return ZeroShot(clip, photos.classes, pooling=cosine_scale(clip))
+    return ZeroShot(clip, photos.classes, HeadConfig(pooling=cosine_scale(clip)))
