@@ -210,7 +210,7 @@ class SCPNetConfig(Section, frozen=True, kw_only=True):
     tokens: Positive = 4
     neighbours: Positive | None = None  # kept a class; None: VOC 20, COCO 62, NUS 50, else 0.75 C
     neighbour_share: Fraction = 0.2  # of a row of the propagation matrix; the rest is the class's
-    self_supervision: bool = False  # between views of an image; runs the image tower in every step
+    self_supervision: bool = False  # between two views of an image, whose features are kept
     supervision_weight: PositiveFloat = 0.125  # of self-supervision beside the loss
     relation_weight: PositiveFloat | None = None  # in it, of relations; None: VOC 2, else 1
 
@@ -273,7 +273,7 @@ class FedMVPConfig(Section, frozen=True, kw_only=True):
 
     variant: Literal["official", "reduced"] = "official"
     descriptors: str | None = (
-        None  # of classes: JSON file, or "voc2007", which is bundled; None: general sentences
+        None  # of classes: JSON file, or the bundled "voc2007"; None: the data set's, else general sentences
     )
     image_tokens: Positive = 4  # official
     switch_below: Fraction | None = (
@@ -283,7 +283,9 @@ class FedMVPConfig(Section, frozen=True, kw_only=True):
     heads: Positive | None = None  # None: 4 official, 8 reduced
     text_tokens: Positive = 4  # reduced
     hidden: Positive = 64  # reduced
-    consistency_weight: Annotated[float, msgspec.Meta(ge=0)] | None = None  # None: docs/methods.md
+    consistency_weight: Annotated[float, msgspec.Meta(ge=0)] | None = (
+        None  # None: 10/32 of an example's distance; reduced: 1 of the classes' mean distance
+    )
 
 
 class MethodConfig(Section, frozen=True, kw_only=True):

@@ -13,9 +13,10 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from fedmpt.conditions.published import CONDITIONS, DEFAULT_CONDITIONS
-from fedmpt.config import Config, PrivacyConfig
+from fedmpt.config import Config, FedMVPConfig, PrivacyConfig
 from fedmpt.engine.presets import preset
 from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
+from fedmpt.methods.fedmvp import BUNDLED_DESCRIPTORS
 from fedmpt.methods.pooling import similarity_scale
 
 T = TypeVar("T")
@@ -125,6 +126,7 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
         config,
         method=changed(
             config.method,
+            fedmvp=_described(config, data_name),
             fedmpt=changed(
                 method,
                 conditions=conditions,
@@ -156,7 +158,9 @@ def resolve(config: Config, *, data_name: str, images: int = OPEN_IMAGES) -> Con
 
 
 def resolve_scale(config: Config, *, logit_scale: float, pooling: float) -> Config:
-    """Return ``config`` with the method's multipliers of cosines by the backbone; one that was given stays as it is.
+    """Return ``config`` with all multipliers of cosines by the backbone; one that was given stays as it is.
+
+    The frozen model that every run is compared with has the head of the methods with one text a class.
 
     Args:
         config: the configuration.
@@ -164,18 +168,28 @@ def resolve_scale(config: Config, *, logit_scale: float, pooling: float) -> Conf
         pooling: what `fedmpt.methods.cosine_scale.cosine_scale` says of it.
     """
     changed, method = msgspec.structs.replace, config.method
+    head = changed(method.head, pooling=_given(method.head.pooling, pooling))
+    method = changed(method, head=head)
     if method.name == "fedmpt":
         scale = similarity_scale(logit_scale, pooling)
         own = changed(method.fedmpt, similarity_scale=_given(method.fedmpt.similarity_scale, scale))
-        return changed(config, method=changed(method, fedmpt=own))
-    head = changed(method.head, pooling=_given(method.head.pooling, pooling))
-    return changed(config, method=changed(method, head=head))
+        method = changed(method, fedmpt=own)
+    return changed(config, method=method)
 
 
 def _rule(privacy: PrivacyConfig) -> Rule:
     if not privacy.enabled:
         return OPEN
     return SHARED if privacy.noise == "shares" and privacy.unit == "example" else PRIVATE
+
+
+def _described(config: Config, data_name: str) -> FedMVPConfig:
+    """Return FedMVP's settings with the descriptors bundled for the data set; the bundled CLIP lacks their words."""
+    settings = config.method.fedmvp
+    bundled = data_name if data_name in BUNDLED_DESCRIPTORS else None
+    if settings.variant != "official" or config.backbone.name == "tiny":
+        return settings
+    return msgspec.structs.replace(settings, descriptors=_given(settings.descriptors, bundled))
 
 
 def _slower(privacy: PrivacyConfig, images: int) -> float:

@@ -34,9 +34,11 @@ from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.cosine_scale import cosine_scale
+from fedmpt.methods.fedmvp import descriptions
 from fedmpt.methods.registry import build_method, check_method
 from fedmpt.methods.zero_shot import ZeroShot
 from fedmpt.seeds import generator
+from fedmpt.strategy.fedawa import LARGEST_SCORE
 from fedmpt.types import ClientId, ParameterSpec
 from secagg.ckks_presets import PRESETS
 from secagg.policy import MIN_MASKED_CLIENTS
@@ -175,6 +177,8 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
             f"train.weighting=size with --method {method.name}: its weights are learnt, starting from the clients' "
             "sizes; leave weighting at uniform"
         )
+    if method.aggregation == "fedawa":
+        _check_score_room(config)
     initial = method.initial_parameters(config.seed)
     if config.train.weighting == "none":
         method.local_blocks = tuple(sorted(initial))
@@ -251,6 +255,17 @@ def _check_shareable(method: Method) -> None:
         raise UsageError(
             f"--dp-noise shares with --method {method.name}: its weights come from several sums over each client's "
             "own update, which holds a share of the noise only; use --dp-noise local"
+        )
+
+
+def _check_score_room(config: Config) -> None:
+    """Raise a `UsageError` if FedAWA's scores could pass the largest that weights are told apart up to."""
+    rate, rounds = config.method.fedawa.server_lr, config.train.rounds or 0
+    room = LARGEST_SCORE - 1  # a score starts at 1 or below, and moves by the rate a round
+    if rate * rounds > room:
+        raise UsageError(
+            f"method.fedawa.server_lr={rate:g} over {rounds} rounds: scores could move by {rate * rounds:g}, and "
+            f"weights are told apart up to {room:g}; use at most {room / rounds:.2g}"
         )
 
 
@@ -399,4 +414,8 @@ def _check_secagg(config: Config, clients: int, *, cohort: int) -> None:
 
 def _digest(config: Config, backbone: Backbone, classes: tuple[str, ...]) -> bytes:
     text = to_toml(config) + backbone.fingerprint + msgspec.json.encode(classes).decode()
+    if config.method.name == "fedmvp" and config.method.fedmvp.variant == "official":
+        # The name of a file of descriptors does not tell its words.
+        words = descriptions(classes, config.method.fedmvp.descriptors)
+        text += msgspec.json.encode(words).decode()
     return hashlib.sha256(text.encode()).digest()

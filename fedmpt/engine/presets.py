@@ -34,6 +34,7 @@ class Optimiser:
 
 
 PAPER: Final = Optimiser()
+_RATES_ON: Final = {("dualcoop", "coco2014"): 0.002}  # native ones that the data set decides
 NATIVE: Final[dict[str, Optimiser]] = {
     "dualcoop": Optimiser(lr=0.001),
     "poscoop": Optimiser(lr=0.5, weight_decay=0.0, lr_multipliers={"context": 0.01}),
@@ -51,12 +52,14 @@ def preset(train: TrainConfig, *, method: str, data_name: str) -> TrainConfig:
     """Return the training settings with what the preset says in the places left open."""
     if train.preset is None:
         return train
-    chosen = NATIVE.get(method, PAPER) if train.preset == "native" else PAPER
+    native = train.preset == "native"
+    chosen = NATIVE.get(method, PAPER) if native else PAPER
+    lr = _RATES_ON.get((method, data_name), chosen.lr) if native else chosen.lr
     values: dict[str, Any] = {
         "rounds": _LONG if data_name in _LONG_DATA else _ROUNDS,
         "batch_size": chosen.batch_size,
         "local_epochs": chosen.local_epochs,
-        "lr": chosen.lr,
+        "lr": lr,
         "optimizer": chosen.optimizer,
         "momentum": chosen.momentum,
         "weight_decay": chosen.weight_decay,

@@ -162,9 +162,9 @@ def assemble(
         UsageError: the tensors are not those of the card's method, or ``local`` does not fit.
     """
     method = build_method(backbone, card.classes, card.method)
+    method = method.with_constants(_moved(tensors.constants, backbone))
     parameters = _moved(fitting_parameters(method, tensors, local), backbone)
-    constants = _moved(tensors.constants, backbone)
-    return TunedModel(card, backbone, method.with_constants(constants), parameters)
+    return TunedModel(card, backbone, method, parameters)
 
 
 def _moved(tensors: Parameters, backbone: Backbone) -> Parameters:

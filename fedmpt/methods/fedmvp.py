@@ -28,6 +28,7 @@ _HEADS: Final = 4
 _ADAPTERS: Final = ("query_adapter", "key_adapter", "value_adapter")
 _OF_PLACE: Final = ("often on ", "often at ", "often in ", "used ")  # of what a thing is, not has
 _BUNDLED: Final = Path(__file__).with_name("descriptors")  # NAME.json
+BUNDLED_DESCRIPTORS: Final = frozenset(file.stem for file in _BUNDLED.glob("*.json"))
 _CONSISTENCY: Final = 10 / 32  # ten times the mean over a batch of 32, as a weight of each example
 _GENERAL: Final = (  # where no descriptions are given
     "a photo of a {}.",
@@ -61,14 +62,35 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         self.prepared_as = f"pixels, class token of the mirror image{frozen}"
         weight = settings.consistency_weight
         self._consistency = _CONSISTENCY if weight is None else weight
-        sentences = descriptions(self.classes, settings.descriptors)
-        encoded = backbone.encode_sentences([one for many in sentences for one in many])
-        self._described = encoded  # [A, D]
-        groups = torch.split(encoded, [len(many) for many in sentences])
-        self._class_means = torch.stack([group.mean(dim=0) for group in groups])  # [C, D]
+        self._encoded: Parameters | None = None  # see `constants`
+
+    def constants(self) -> Parameters:
+        """Return what is known of the classes: descriptions ``described`` ``[A, D]``, ``class_means`` ``[C, D]``.
+
+        They are read and encoded when they are first asked for: a tuned model brings its own and needs no file.
+
+        Raises:
+            UsageError: as `descriptions`.
+        """
+        if self._encoded is None:
+            sentences = descriptions(self.classes, self._settings.descriptors)
+            encoded = self._backbone.encode_sentences([one for many in sentences for one in many])
+            groups = torch.split(encoded, [len(many) for many in sentences])
+            means = torch.stack([group.mean(dim=0) for group in groups])
+            self._encoded = {"described": encoded, "class_means": means}
+        return self._encoded
+
+    def with_constants(self, constants: Parameters) -> FedMVP:
+        """Return the same method with the descriptions that it was tuned with."""
+        if not constants:
+            return self
+        other = self.for_classes(self.classes)
+        other._encoded = dict(constants)
+        return other
 
     def _initial(self, random: torch.Generator) -> Parameters:
         V, settings = self._tower.width, self._settings
+        self.constants()  # what cannot be read is refused before anything runs
         values = {
             **fresh_linear(random, "context", self._backbone.width, V),
             **fresh_cross_block(random, V, V),
@@ -86,12 +108,14 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
 
     def encode_text(self, parameters: Parameters) -> Tensor:
         """Return the descriptions in the image tower's width: ``[A, V]``."""
-        return linear(parameters, "context", self._described)
+        return linear(parameters, "context", self.constants()["described"])
 
     def score(self, parameters: Parameters, text: Tensor, patches: Tensor) -> Tensor:
         """Return probabilities ``[B, C]`` from prepared images."""
         pixels = patches[:, : self._backbone.patches, : self._tower.patch_values]
-        return self._head(self._class_means, self._prompted(parameters, text, pixels)[:, 1:])
+        return self._head(
+            self.constants()["class_means"], self._prompted(parameters, text, pixels)[:, 1:]
+        )
 
     def example_losses(
         self, parameters: Parameters, text: Tensor, patches: Tensor, labels: Tensor
@@ -108,7 +132,7 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
         block = {n: v.detach() if n in adapters else v for n, v in parameters.items()}
         residuals = {n: v if n in adapters else v.detach() for n, v in parameters.items()}
         by_block, distance = self._losses(block, text, pixels, labels, target[:, 0])
-        served = self._head(self._class_means, frozen)
+        served = self._head(self.constants()["class_means"], frozen)
         well = by_block.detach() < self._settings.switch_below * self.loss(served, labels)
         by_residuals, far = self._losses(residuals, text.detach(), pixels, labels, target[:, 0])
         return torch.where(well, by_residuals + far, by_block + distance)
@@ -118,7 +142,7 @@ class FedMVP(ImageMethod[FedMVPConfig, Head]):
     ) -> tuple[Tensor, Tensor]:
         """Return loss and weighted distance of the class token from ``target`` ``[B, D]``: each ``[B]``."""
         features = self._prompted(parameters, text, pixels)
-        scores = self._head(self._class_means, features[:, 1:])
+        scores = self._head(self.constants()["class_means"], features[:, 1:])
         distance = 1 - (features[:, 0] * target).sum(dim=-1)
         return self.loss(scores, labels), self._consistency * distance
 
@@ -158,7 +182,7 @@ def descriptions(classes: tuple[str, ...], source: str | None) -> list[list[str]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"method.fedmvp.descriptors={source}: {type(error).__name__} ({error}); give a JSON file with an object "
-            f"from every class to a list of descriptors, or one of {sorted(f.stem for f in _BUNDLED.iterdir())}"
+            f"from every class to a list of descriptors, or one of {sorted(BUNDLED_DESCRIPTORS)}"
         ) from error
     if not all(sentences):
         raise UsageError(f"method.fedmvp.descriptors={source}: a class has no descriptor")

@@ -14,7 +14,12 @@ from fedmpt.clip.backbone import Backbone
 from fedmpt.clip.text import normalise
 from fedmpt.config import PosCoOpConfig
 from fedmpt.methods.base import Parameters
-from fedmpt.methods.prompts import TOKEN_SPREAD, encode_context, frozen_features, start_tokens
+from fedmpt.methods.prompts import (
+    TOKEN_SPREAD,
+    frozen_features,
+    raw_context_features,
+    start_tokens,
+)
 from fedmpt.methods.text_method import PromptEncoder
 
 
@@ -56,10 +61,10 @@ class PositivePrompts(PromptEncoder):
 
     def encode(self, parameters: Parameters) -> Tensor:
         """Return features ``[2 C, D]``, positives first."""
-        positive = encode_context(self._backbone, self._suffixes, parameters["context"])
+        positive = raw_context_features(self._backbone, self._suffixes, parameters["context"])
         if "positive_offset" in parameters:
-            positive = normalise(positive + self._rows(parameters["positive_offset"]))
-        return torch.cat([positive, normalise(self._rows(parameters["negative"]))])
+            positive = positive + self._rows(parameters["positive_offset"])
+        return torch.cat([normalise(positive), normalise(self._rows(parameters["negative"]))])
 
     def for_classes(self, classes: tuple[str, ...]) -> PositivePrompts:
         """Return the encoder for other classes; those without a vector take the mean of the tuned ones."""

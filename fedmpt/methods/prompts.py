@@ -56,7 +56,20 @@ def encode_context(
     context: Tensor,
     deep: Mapping[int, DeepTokens] | None = None,
 ) -> Tensor:
-    """Encode ``[start] [context] {class}.`` for every class.
+    """Encode ``[start] [context] {class}.`` for every class: float32 ``[C, D]`` of unit length.
+
+    Arguments as in `raw_context_features`.
+    """
+    return normalise(raw_context_features(backbone, suffixes, context, deep))
+
+
+def raw_context_features(
+    backbone: Backbone,
+    suffixes: Suffixes,
+    context: Tensor,
+    deep: Mapping[int, DeepTokens] | None = None,
+) -> Tensor:
+    """Encode ``[start] [context] {class}.`` for every class, as long as the text tower makes it.
 
     Args:
         backbone: the frozen CLIP.
@@ -65,11 +78,11 @@ def encode_context(
         deep: learnt tokens of later blocks.
 
     Returns:
-        float32 ``[C, D]`` of unit length.
+        float32 ``[C, D]``.
     """
     start = backbone.text.start.expand(*context.shape[:-2], 1, -1)
     prefix = torch.cat([start, context], dim=-2)
-    return normalise(backbone.text.encode([prefix], suffixes, deep)[0])
+    return backbone.text.encode([prefix], suffixes, deep)[0]
 
 
 def frozen_features(

@@ -27,7 +27,7 @@ import numpy as np
 from fedmpt.types import FloatVector
 
 LARGEST_WEIGHT: Final = 1 << 20  # an integer weight is exp(T) in these units
-_LARGEST_SCORE: Final = (
+LARGEST_SCORE: Final = (
     1.25  # T of the largest weight; T starts at 1 or below and moves by the learning rate a round
 )
 SLOPE_UNIT: Final = 256.0  # slopes are sent in this unit, so that they fit the encoder's range of 1
@@ -56,7 +56,7 @@ def start_score(size: int, total: int, *, logarithmic: bool) -> float:
 
 def integer_weight(score: float) -> int:
     """Return exp(T) in units of `LARGEST_WEIGHT`, at least 1: what a client multiplies its contribution with."""
-    return max(1, round(LARGEST_WEIGHT * math.exp(min(score, _LARGEST_SCORE) - _LARGEST_SCORE)))
+    return max(1, round(LARGEST_WEIGHT * math.exp(min(score, LARGEST_SCORE) - LARGEST_SCORE)))
 
 
 def deviation(delta: FloatVector, mean: FloatVector) -> Deviation:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fedmpt.config import Config, load_config
-from fedmpt.engine.defaults import OPEN, OPEN_IMAGES, resolve
+from fedmpt.engine.defaults import OPEN, OPEN_IMAGES, resolve, resolve_scale
 from fedmpt.methods.fedmpt import TEMPERATURE, TRANSPORT_WEIGHT
 
 
@@ -47,6 +49,36 @@ def test_a_preset_and_other_methods_keep_their_own_learning_rates() -> None:
     config = _resolved(method__name="coop")
     assert config.train.lr_multipliers == {}
     assert config.privacy.block_shares == {}
+
+
+def test_bundled_descriptors_serve_their_data_set_on_a_clip_that_knows_the_words() -> None:
+    def descriptors(data_name: str, **options: Any) -> str | None:
+        given = {name.replace("__", "."): value for name, value in options.items()}
+        return resolve(load_config(options=given), data_name=data_name).method.fedmvp.descriptors
+
+    assert descriptors("voc2007", backbone__name="ViT-B-16") == "voc2007"
+    assert descriptors("coco2014", backbone__name="ViT-B-16") is None
+    assert descriptors("voc2007") is None  # the bundled CLIP
+    own = {"method__fedmvp__descriptors": "own.json"}
+    assert descriptors("voc2007", backbone__name="ViT-B-16", **own) == "own.json"
+
+
+def test_the_frozen_reference_and_the_method_follow_the_cosines_of_the_backbone() -> None:
+    for method in ("fedmpt", "coop"):
+        config = resolve_scale(_resolved(method__name=method), logit_scale=100.0, pooling=50.0)
+        assert config.method.head.pooling == 50.0
+        own = config.method.fedmpt.similarity_scale
+        assert own == (250.0 if method == "fedmpt" else None)
+
+
+def test_dualcoops_native_rate_is_that_of_the_data_set() -> None:
+    def rate(data_name: str, preset: str) -> float | None:
+        given = load_config(options={"method.name": "dualcoop", "train.preset": preset})
+        return resolve(given, data_name=data_name).train.lr
+
+    assert rate("voc2007", "native") == 0.001
+    assert rate("coco2014", "native") == 0.002
+    assert rate("coco2014", "paper") == 0.001
 
 
 def test_shared_noise_makes_many_rounds_of_one_step_each_with_adam() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from fedmpt.data.scenes import CLASSES
 from tests.fedmpt.trees import write_table
 
 Invoke = Callable[..., Result]
@@ -99,6 +100,23 @@ def test_methods_on_pixels_or_with_blocks_of_clients_give_their_figures_again(
             for result in (done, mine)
         ]
         assert scores[0] != scores[1]
+
+
+def test_a_model_tuned_with_descriptions_of_its_own_needs_their_file_for_other_classes_only(
+    fedmpt: Invoke, small_run: Callable[..., dict[str, Any]], photos: list[Path], tmp_path: Path
+) -> None:
+    words, run = tmp_path / "words.json", tmp_path / "run"
+    words.write_text(json.dumps({name: ["four legs", "a long tail"] for name in CLASSES}))
+    options = {"method__name": "fedmvp", "method__fedmvp__descriptors": str(words)}
+    summary = small_run(run, privacy__enabled=False, train__rounds=1, **options)
+    words.unlink()
+    assert fedmpt("export", run, "--out", tmp_path / "bundle").exit_code == 0
+    assert fedmpt("predict", tmp_path / "bundle", *photos, "--json").exit_code == 0
+    record = json.loads(fedmpt("evaluate", run, "--json").stdout)
+    assert record["tuned"]["mAP"] == pytest.approx(summary["final"]["mAP"], abs=1e-3)
+    refused = fedmpt("predict", tmp_path / "bundle", *photos, "--classes", "forklift,crate")
+    assert refused.exit_code == 2
+    assert "words.json" in str(refused.exception)
 
 
 def test_blocks_of_a_client_are_refused_where_clients_keep_none(

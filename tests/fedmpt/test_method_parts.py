@@ -16,6 +16,7 @@ from fedmpt.config import (
     HeadConfig,
     LossConfig,
     MethodConfig,
+    PosCoOpConfig,
     SCPNetConfig,
     load_config,
 )
@@ -213,7 +214,8 @@ def test_an_example_that_is_served_well_tunes_fedmvps_adapters_and_leaves_the_bl
     text = first.encode_text(parameters)
     plain = made().example_losses(parameters, text, made().prepare_images(pixels), labels)
     frozen = first._frozen_features(pixels)[:, 1:]  # type: ignore[attr-defined]
-    served = first.loss(first._head(first._class_means, frozen), labels)  # type: ignore[attr-defined]
+    means = first.constants()["class_means"]
+    served = first.loss(first._head(means, frozen), labels)  # type: ignore[attr-defined]
     best, second = (plain / served).sort().values[:2].tolist()
     assert best < second < 1
     method = made(switch_below=(best + second) / 2)
@@ -337,3 +339,91 @@ def test_fresh_tokens_have_clips_spread() -> None:
     assert float(fresh_tokens(torch.Generator().manual_seed(0), 100, 100).std()) == pytest.approx(
         0.02, rel=0.02
     )
+
+
+WITH_OFFSETS = [
+    *(("coop", offset) for offset in ("none", "anchor", "public", "image-mean")),
+    *(("ram", offset) for offset in ("public", "image-mean")),
+]
+
+
+def _with_offset(
+    backbone: Backbone, name: str, offset: Any
+) -> tuple[Method, dict[str, torch.Tensor], torch.Tensor]:
+    """A method with that offset, parameters as after some training, and prepared images."""
+    method = _method(backbone, name, head=HeadConfig(scale=5.0, offset=offset))
+    random = torch.Generator().manual_seed(3)
+    images = torch.randn(3, 3, 32, 32, generator=random)
+    parameters = {
+        block: value + 0.1 * torch.randn(value.shape, generator=random)
+        for block, value in method.initial_parameters(0).items()
+    }
+    if method.pixel_shape is None:
+        return method, parameters, backbone.encode_pixels(images)[0]
+    with torch.no_grad():
+        return method, parameters, method.prepare_images(backbone.image_tower.patchify(images))
+
+
+@pytest.mark.parametrize(("name", "offset"), WITH_OFFSETS)
+def test_with_every_offset_the_order_of_classes_is_the_order_of_scores(
+    backbone: Backbone, name: str, offset: Any
+) -> None:
+    """Whether a method is asked about other classes or is built for them."""
+    method, parameters, rows = _with_offset(backbone, name, offset)
+    scores = method.score(parameters, method.encode_text(parameters), rows)
+    assert scores.std() > 1e-3
+    order = [2, 0, 3, 1]
+    permuted = tuple(CLASSES[index] for index in order)
+    config = MethodConfig(name=name, head=HeadConfig(scale=5.0, offset=offset))
+    for other in (method.for_classes(permuted), build_method(backbone, permuted, config)):
+        again = other.score(parameters, other.encode_text(parameters), rows)
+        assert torch.allclose(again, scores[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "offset"), WITH_OFFSETS)
+def test_with_every_offset_tuned_parameters_serve_other_classes(
+    backbone: Backbone, name: str, offset: Any
+) -> None:
+    """What a class scores does not depend on the others, but for a mean over them and for RAM's softmax."""
+    method, parameters, rows = _with_offset(backbone, name, offset)
+    other = method.for_classes(("dog", "horse", "cat"))
+    assert other.classes == ("dog", "horse", "cat")
+    scores = other.score(parameters, other.encode_text(parameters), rows)
+    assert scores.shape == (3, 3)
+    assert scores.std() > 1e-3
+    assert ((scores > 0) & (scores < 1)).all()
+    before = method.score(parameters, method.encode_text(parameters), rows)[:, [1, 0]]
+    if name == "coop" and offset == "image-mean":
+        assert torch.logit(scores).sum(dim=1).abs().max() < 1e-4
+    elif name == "coop":
+        assert torch.allclose(scores[:, [0, 2]], before, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", ["none", "anchor"])
+def test_ram_refuses_offsets_that_it_has_not(backbone: Backbone, offset: Any) -> None:
+    with pytest.raises(UsageError, match="use public or image-mean"):
+        _method(backbone, "ram", head=HeadConfig(offset=offset))
+
+
+def test_free_negatives_drawn_at_random_build_score_and_have_gradients(backbone: Backbone) -> None:
+    """PositiveCoOp's published start: one standard normal vector a class."""
+    names = tuple(f"class {number}" for number in range(80))
+    config = MethodConfig(name="poscoop", poscoop=PosCoOpConfig(negative_start="normal"))
+    method = build_method(backbone, names, config)
+    leaves = {name: v.requires_grad_() for name, v in method.initial_parameters(0).items()}
+    negative = leaves["negative"].detach()
+    assert negative.shape == (80, backbone.width)
+    assert float(negative.std()) == pytest.approx(1, abs=0.1)
+    assert negative.mean(dim=0).norm() < 1  # no direction in common; 4.9 is one vector's length
+    text = method.encode_text(leaves)
+    units = torch.nn.functional.normalize(negative, dim=-1)
+    assert torch.allclose(text[80:], units, atol=1e-6)
+    patches = 0.05 * _units(4, backbone.patches, backbone.width)
+    scores = method.score(leaves, text, patches)
+    assert scores.detach().std() > 0.05
+    labels = torch.randint(0, 2, (4, 80), generator=torch.Generator().manual_seed(4))
+    method.example_losses(leaves, text, patches, labels).sum().backward()
+    for block, value in leaves.items():
+        assert value.grad is not None, block
+        assert torch.isfinite(value.grad).all(), block
+        assert (value.grad.abs().amax(dim=-1) > 0).all(), block

@@ -25,6 +25,7 @@ from fedmpt.config import (
     HeadConfig,
     MaPLeConfig,
     MethodConfig,
+    PosCoOpConfig,
     SCPNetConfig,
     SecAggConfig,
     load_config,
@@ -40,6 +41,7 @@ from fedmpt.learner import (
     train_privately,
 )
 from fedmpt.methods.base import Method, Parameters
+from fedmpt.methods.prompts import raw_context_features
 from fedmpt.methods.registry import METHODS, build_method, runs_image_tower
 from fedmpt.protect import Envelope
 from fedmpt.types import GlobalState, ParameterSpec
@@ -475,6 +477,23 @@ def test_a_learner_that_lets_the_true_size_in_is_noticed_by_the_test_above(
     assert _what_leaves(backbone, "coop", DPSpace.TEXT, holding, monkeypatch)[0] != first[0]
 
 
+def test_poscoops_offset_is_added_before_features_are_cut_to_unit_length(
+    backbone: Backbone,
+) -> None:
+    """As in the released code, where it does not drown what the text tower says."""
+    settings = PosCoOpConfig(positive_offset=True)
+    method = build_method(
+        backbone, CLASSES, msgspec.structs.replace(_config("poscoop"), poscoop=settings)
+    )
+    parameters = method.initial_parameters(0)
+    suffixes = backbone.text.suffixes(CLASSES)
+    raw = raw_context_features(backbone, suffixes, parameters["context"])
+    expected = raw + parameters["positive_offset"]
+    positive = method.encode_text(parameters)[: len(CLASSES)]
+    assert torch.allclose(positive, expected / expected.norm(dim=-1, keepdim=True), atol=1e-6)
+    assert not torch.allclose(raw.norm(dim=-1), torch.ones(len(CLASSES)), atol=0.5)
+
+
 def test_the_public_offset_is_no_function_of_the_scored_image_or_class_set(
     backbone: Backbone,
 ) -> None:
@@ -635,3 +654,12 @@ def test_methods_work_in_a_sketch(run: Callable[..., dict[str, Any]], name: str)
     summary = run(name, privacy__space="sketch", train__optimizer="sgd")
     assert summary["rounds"] == 2
     assert 0 < summary["final"]["mAP"] <= 100
+
+
+def test_scores_of_fedawa_that_could_pass_the_largest_weight_are_refused_before_training(
+    small_run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    options = {"method__name": "fedawa", "method__fedawa__server_lr": 0.2}
+    with pytest.raises(UsageError, match=r"server_lr=0\.2 over 2 rounds.*use at most 0\.12"):
+        small_run(tmp_path / "run", privacy__enabled=False, **options)
+    assert not (tmp_path / "run").exists()

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from fedmpt import runstore
 from fedmpt.audit.run import audit_run
+from fedmpt.data.scenes import CLASSES
 from fedmpt.engine import sites, train
 from fedmpt.engine.listener import Preview, RoundRecord
 from fedmpt.engine.loop import Loop
@@ -294,6 +295,18 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason_and_left_as_it_is(
     with pytest.raises(UsageError, match=words):
         train.resume(folder, listener=Watcher())
     assert {path.name for path in folder.iterdir()} == before
+
+
+def test_descriptions_that_changed_since_a_run_began_are_refused(
+    stopped: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A file is named in the configuration; what it says is part of the plan."""
+    words = tmp_path / "words.json"
+    words.write_text(json.dumps({name: ["a shape"] for name in CLASSES}))
+    folder = stopped(**OPEN | {"method__name": "fedmvp", "method__fedmvp__descriptors": str(words)})
+    words.write_text(json.dumps({name: ["a colour"] for name in CLASSES}))
+    with pytest.raises(UsageError, match="no longer those the run began with"):
+        train.resume(folder, listener=Watcher())
 
 
 def test_a_second_process_on_a_run_folder_is_refused(
