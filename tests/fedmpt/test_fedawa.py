@@ -161,15 +161,40 @@ def test_four_secure_sums_give_the_originals_model_up_to_quantisation(
     assert rounds.loss(aggregate) == pytest.approx(0.5)
 
 
-def test_identical_clients_are_a_fixed_point_and_keep_their_scores_apart_only_by_their_start() -> (
-    None
-):
-    delta = np.full(SIZE, 0.1, dtype=np.float32)
+@pytest.mark.parametrize("mode", ["none", "masking"])
+def test_equal_updates_are_the_mean_and_leave_unequal_weights_as_they_are(
+    tmp_path: Path, mode: str
+) -> None:
+    """Scores move together, by a step of Adam on what rounding leaves, so that their softmax stays."""
+    random = np.random.default_rng(0)
+    delta = random.choice([-1.0, 0.0, 1.0], SIZE).astype(np.float32)  # sums of these are exact
+    vector = random.normal(size=SIZE).astype(np.float32)
+    before = np.array([0.1, 0.9, 0.4, 0.05, 0.7])
+    sites = [
+        _Site(k, Update(delta=delta, weight=1, loss_sum=2.0, examples=4), float(score))
+        for k, score in enumerate(before)
+    ]
+    rounds, aggregate, _ = _adaptive_round(tmp_path, sites, vector, mode=mode)
+    moved = rounds.advance(GlobalState(round=0, vector=vector), aggregate, lr=0.1, sketch=None)
+    assert np.abs(moved.vector - vector - delta).max() < 1e-5
+    after = np.array([site.adaptive.score for site in sites])
+    p, q = (np.exp(scores) / np.exp(scores).sum() for scores in (before, after))
+    assert q.sum() == pytest.approx(1)
+    assert np.abs(q - p).max() < 1e-6
+    assert p.max() - p.min() > 0.1
+
+
+def test_the_slope_of_an_update_that_is_the_mean_is_how_far_it_turns_the_model() -> None:
+    """Without a deviation: 1 - cos(w, w + d), and no pull."""
+    random = np.random.default_rng(0)
+    delta, model = (random.normal(size=SIZE).astype(np.float32) for _ in range(2))
     own = deviation(delta, delta)
     assert own.length == 0
     assert not own.direction.any()
-    level = slope(delta, own, np.zeros(SIZE, dtype=np.float32), np.ones(SIZE, dtype=np.float32))
-    assert stepped_score(0.3, own_slope=level, mean_slope=level, share=0.5, lr=LR) == 0.3
+    w, d = model.astype(np.float64), delta.astype(np.float64)
+    turned = 1 - w @ (w + d) / math.sqrt((w @ w) * ((w + d) @ (w + d)))
+    assert turned > 0.1
+    assert slope(delta, own, own.direction, model) == pytest.approx(turned)
 
 
 def test_logarithmic_shares_start_at_the_weights_of_federated_averaging() -> None:

@@ -37,17 +37,59 @@ def test_what_is_given_stays(name: str) -> None:
     assert (filled.lr, filled.rounds, filled.weight_decay, filled.momentum) == (0.7, 3, 0.1, 0.5)
 
 
-def test_native_settings_are_the_methods_own() -> None:
-    filled = preset(TrainConfig(preset="native"), method="poscoop", data_name="scenes")
-    assert filled.lr == NATIVE["poscoop"].lr
-    assert filled.lr_multipliers == {"context": 0.01}
-    assert (
-        preset(TrainConfig(preset="native"), method="tcp", data_name="scenes").optimizer == "adam"
-    )
-    assert (
-        preset(TrainConfig(preset="native"), method="fedpgp", data_name="voc2007").local_epochs == 2
-    )
-    assert set(NATIVE) <= set(METHOD_NAMES)
+@pytest.mark.parametrize(
+    ("name", "optimizer", "lr", "momentum", "weight_decay", "batch_size", "local_epochs"),
+    [  # the optimiser of each publication; where it names none of these, the paper's common setting
+        ("dualcoop", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+        ("poscoop", "sgd", 0.5, 0.9, 0.0, 32, 1),
+        ("scpnet", "adam", 0.00004, 0.9, 1e-5, 32, 1),
+        ("tcp", "adam", 0.002, 0.9, 1e-5, 32, 1),
+        ("fedtpg", "sgd", 0.003, 0.9, 1e-5, 200, 1),
+        ("fedpgp", "sgd", 0.001, 0.9, 1e-5, 32, 2),
+        ("maple", "sgd", 0.0035, 0.9, 1e-5, 4, 1),
+        ("ram", "adamw", 0.000005, 0.9, 1e-5, 32, 1),
+        ("fedmvp", "sgd", 0.003, 0.9, 1e-5, 128, 1),
+        ("fedmpt", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+        ("fedawa", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+        ("coop", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+        ("promptfl", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+    ],
+)
+def test_native_settings_are_the_methods_own(
+    name: str,
+    optimizer: str,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    batch_size: int,
+    local_epochs: int,
+) -> None:
+    filled = preset(TrainConfig(preset="native"), method=name, data_name="voc2007")
+    assert filled.optimizer == optimizer
+    assert filled.lr == lr
+    assert filled.momentum == momentum
+    assert filled.weight_decay == weight_decay
+    assert filled.batch_size == batch_size
+    assert filled.local_epochs == local_epochs
+    assert filled.rounds == 100
+    # PositiveCoOp's context learns at a hundredth of what its free vectors do.
+    assert filled.lr_multipliers == ({"context": 0.01} if name == "poscoop" else {})
+
+
+def test_native_settings_are_of_methods_there_are() -> None:
+    tested = {
+        "dualcoop",
+        "poscoop",
+        "scpnet",
+        "tcp",
+        "fedtpg",
+        "fedpgp",
+        "maple",
+        "ram",
+        "fedmvp",
+    }
+    assert set(NATIVE) == tested
+    assert tested <= set(METHOD_NAMES)
 
 
 def test_without_a_preset_nothing_changes() -> None:
