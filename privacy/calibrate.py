@@ -188,7 +188,8 @@ def affordable_epsilon(
         event = replace(planned, noise_multiplier=noise_multiplier)
         return accountant.epsilon((*charged, event), delta) <= limit_epsilon
 
-    low, high = 0, math.ceil(limit_epsilon / _TARGET_STEP)  # low fits, high does not
+    # low fits, high is beyond the limit
+    low, high = 0, math.floor(limit_epsilon / _TARGET_STEP + 1e-9) + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle * _TARGET_STEP) else (low, middle)

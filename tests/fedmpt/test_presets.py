@@ -76,20 +76,17 @@ def test_native_settings_are_the_methods_own(
     assert filled.lr_multipliers == ({"context": 0.01} if name == "poscoop" else {})
 
 
+@pytest.mark.parametrize(("name", "lr"), [("dualcoop", 0.002), ("tcp", 0.002), ("fedtpg", 0.003)])
+def test_native_rates_on_coco(name: str, lr: float) -> None:
+    """DualCoOp's is another than on VOC."""
+    filled = preset(TrainConfig(preset="native"), method=name, data_name="coco2014")
+    assert (filled.lr, filled.rounds) == (lr, 200)
+
+
 def test_native_settings_are_of_methods_there_are() -> None:
-    tested = {
-        "dualcoop",
-        "poscoop",
-        "scpnet",
-        "tcp",
-        "fedtpg",
-        "fedpgp",
-        "maple",
-        "ram",
-        "fedmvp",
-    }
-    assert set(NATIVE) == tested
-    assert tested <= set(METHOD_NAMES)
+    own = {"dualcoop", "poscoop", "scpnet", "tcp", "fedtpg", "fedpgp", "maple", "ram", "fedmvp"}
+    assert set(NATIVE) == own
+    assert own <= set(METHOD_NAMES)
 
 
 def test_without_a_preset_nothing_changes() -> None:

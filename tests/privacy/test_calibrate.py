@@ -254,3 +254,7 @@ def test_the_affordable_target_fits_and_a_larger_one_does_not(accountant: PLDAcc
         charged, planned=planned, delta=1e-5, limit_epsilon=spent, accountant=accountant
     )
     assert nothing == 0.0
+    whole = affordable_epsilon(
+        [], planned=planned, delta=1e-5, limit_epsilon=6.5, accountant=accountant
+    )
+    assert whole == 6.5  # nothing was charged, so all of it is left
