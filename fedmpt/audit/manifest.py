@@ -178,7 +178,7 @@ class Manifest:
 
 
 def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
-    """Return what left the clients of a run."""
+    """Return what a run folder holds and what was sent, each with what may become of it."""
     alone = records.config["train"]["weighting"] == "none"
     sums = sums_of_a_round(records.config["method"]["name"])
     sent = sums * sum(len(line.get("survivors", [])) for line in records.metrics)

@@ -89,7 +89,7 @@ def read_run(folder: Path, ledgers: Path | None) -> RunRecords:
 
 def _line(text: str, number: int, folder: Path) -> dict[str, Any]:
     """Return a line of ``metrics.jsonl``; one without a schema is of the time before lines said theirs, the first."""
-    line = json.loads(text)
+    line = json.loads(text, object_pairs_hook=_once)
     if not isinstance(line, dict):
         raise ValueError(f"line {number + 1} of {METRICS_FILE} is no object")
     where = f"{folder / METRICS_FILE}, line {number + 1}"
@@ -97,11 +97,19 @@ def _line(text: str, number: int, folder: Path) -> dict[str, Any]:
     return line
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that an object has twice: readers keep the last, and the first would hide from an audit."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key occurs twice among {', '.join(name for name, _ in pairs)}")
+    return found
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error}); is the file whole?") from error
     if not isinstance(content, dict):

@@ -6,6 +6,7 @@ from collections import Counter
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedmpt.audit.findings import Account
@@ -26,23 +27,26 @@ def show_audit(audit: RunAudit, *, stderr: bool) -> None:
         console.print(_accounts(audit.accounts))
     console.print(_manifest(audit))
     for note in audit.notes:
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {escape(note)}", soft_wrap=True)
     for finding in audit.findings:
         console.print(
-            f"[bold red]FINDING[/] {finding.kind}: {finding.where}: {finding.what}", soft_wrap=True
+            f"[bold red]FINDING[/] {escape(f'{finding.kind}: {finding.where}: {finding.what}')}",
+            soft_wrap=True,
         )
     if audit.findings:
-        console.print(f"[bold red]{len(audit.findings)} finding(s)[/] in {audit.folder}")
+        console.print(
+            f"[bold red]{len(audit.findings)} finding(s)[/] in {escape(str(audit.folder))}"
+        )
     else:
         claim = "every epsilon recomputed and confirmed" if audit.private else "no privacy claimed"
-        console.print(f"no findings in {audit.folder}: {claim}", soft_wrap=True)
+        console.print(f"no findings in {escape(str(audit.folder))}: {claim}", soft_wrap=True)
 
 
 def show_check(result: CheckResult, *, stderr: bool) -> None:
     """Print one empirical check."""
     colour = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
     Console(stderr=stderr, highlight=False).print(
-        f"[{colour[result.verdict]}]{result.verdict.upper():<12}[/] {result.check}: {result.words} "
+        f"[{colour[result.verdict]}]{result.verdict.upper():<12}[/] {escape(f'{result.check}: {result.words}')} "
         f"({result.seconds:.0f} s)",
         soft_wrap=True,
     )
@@ -95,12 +99,14 @@ def _figure(epsilon: float) -> str:
 
 def _manifest(audit: RunAudit) -> Table:
     table = Table(
-        title="what left the clients, and why it may", title_justify="left", box=SIMPLE_HEAD
+        title="what is in the run folder and what was sent, and which of it may leave",
+        title_justify="left",
+        box=SIMPLE_HEAD,
     )
     for column in ("what", "class", "why"):
         table.add_column(column)
     for item in audit.manifest.items:
-        table.add_row(item.name, item.kind, item.why)
+        table.add_row(escape(item.name), item.kind, escape(item.why))
     sent = Counter(upload.client for upload in audit.manifest.uploads)
     if sent:
         counts = ", ".join(f"{client}: {count}" for client, count in sorted(sent.items()))

@@ -1,7 +1,8 @@
 """What a run needs to go on after its last completed round: one file, ``state.safetensors``, replaced round by round.
 
-It holds released values only: the model, the server's optimiser (post-processing of released sums), the lines of
-``metrics.jsonl``, and the heads of the ledgers. What is a client's own lies with that client (`local_blocks`).
+It holds released values: the model, the server's optimiser (post-processing of released sums), the lines of
+``metrics.jsonl``, and the heads of the ledgers; and the seconds that phases took, for which it stays with the run.
+What is a client's own lies with that client (`local_blocks`).
 Replacing this file is what commits a round; ``metrics.jsonl`` follows it, and is written anew from it on resumption.
 """
 

@@ -36,7 +36,8 @@ def checks(source: RunSource) -> Html:
             bullets(audit.notes),
         ]
     rows = [(item.name, item.kind, item.why) for item in audit.manifest.items]
-    left = table("what left the clients, and why it may", ("what", "class", "why"), rows)
+    title = "what is in the run folder and what was sent, and which of it may leave"
+    left = table(title, ("what", "class", "why"), rows)
     content.append(folded("Everything that left a client or lies in the run folder", left))
     content.append(
         paragraph(

@@ -569,3 +569,15 @@ def test_the_four_sums_of_fedawa_are_one_charge_and_a_fifth_upload_is_found(
     assert kinds(folder) == {Kind.TRANSCRIPT}
     _two_uploads_for_one_charge(folder)
     assert Kind.SECOND_UPLOAD in kinds(folder)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "summary.json"])
+def test_a_value_that_hides_behind_a_second_one_of_its_name_is_refused(
+    private_run: Path, tmp_path: Path, file: str
+) -> None:
+    """Readers of JSON keep the last of two; the audit would not see the first."""
+    folder = shutil.copytree(private_run, tmp_path / "run")
+    path = folder / file
+    path.write_text(path.read_text().replace('"schema":', '"schema": "x", "schema":', 1))
+    with pytest.raises(UsageError, match="a key occurs twice"):
+        audit_run(folder)
