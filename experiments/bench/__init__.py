@@ -5,6 +5,7 @@ python -m experiments.bench prefix masking  # some
 """
 
 BENCHMARKS = {
+    "calibration": "finding the noise of the default federation, cold and cached",
     "prefix": "prefix-shared prompt encoding against encoding whole sentences",
     "masking": "what masking costs in a round, and what it changes in the model",
     "secagg_vs_flower": "our masking beside Flower's SecAgg+: time, bytes, error, dropouts",
