@@ -165,9 +165,9 @@ def test_four_secure_sums_give_the_originals_model_up_to_quantisation(
 def test_equal_updates_are_the_mean_and_leave_unequal_weights_as_they_are(
     tmp_path: Path, mode: str
 ) -> None:
-    """Scores move together, by a step of Adam on what rounding leaves, so that their softmax stays."""
+    """What rounding leaves of a slope moves all scores the same way, so that their softmax stays."""
     random = np.random.default_rng(0)
-    delta = random.choice([-1.0, 0.0, 1.0], SIZE).astype(np.float32)  # sums of these are exact
+    delta = (0.2 * random.normal(size=SIZE)).astype(np.float32)
     vector = random.normal(size=SIZE).astype(np.float32)
     before = np.array([0.1, 0.9, 0.4, 0.05, 0.7])
     sites = [
@@ -176,11 +176,13 @@ def test_equal_updates_are_the_mean_and_leave_unequal_weights_as_they_are(
     ]
     rounds, aggregate, _ = _adaptive_round(tmp_path, sites, vector, mode=mode)
     moved = rounds.advance(GlobalState(round=0, vector=vector), aggregate, lr=0.1, sketch=None)
-    assert np.abs(moved.vector - vector - delta).max() < 1e-5
+    grid = LARGEST_WEIGHT / aggregate.sums["weight"][0] / (2**19 - 1)  # of a weighted mean
+    assert np.abs(moved.vector - vector - delta).max() < CLIENTS * grid + 1e-6
     after = np.array([site.adaptive.score for site in sites])
     p, q = (np.exp(scores) / np.exp(scores).sum() for scores in (before, after))
     assert q.sum() == pytest.approx(1)
-    assert np.abs(q - p).max() < 1e-6
+    # Two scores that move apart change it by several times this.
+    assert np.abs(q - p).max() < LR / 10
     assert p.max() - p.min() > 0.1
 
 
