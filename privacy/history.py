@@ -6,15 +6,23 @@ name, and a signature, if a signer was injected, covers the format's name and `h
 
 Reading needs the file and public keys only, and changes nothing. All fields are public: no counts,
 losses, labels, norms or file names of data. `privacy.ledger` is the writer.
+
+Anybody can build a valid chain over records of their own making, so nothing may be read from a
+record that is not in the tables of `_FORMS`: every field of every kind, its type and its range.
+Whoever adds a field or a kind there changes the format, and its name.
 """
 
 import hashlib
 import json
+import math
+import re
+import reprlib
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from privacy import _validate
 from privacy.accountant import Accountant
@@ -26,12 +34,175 @@ from privacy.errors import (
     LedgerRolledBack,
     PrivacyError,
 )
-from privacy.events import Event, NeighbouringRelation, PrivacyUnit, event_from_record
-from privacy.plan import check_delta
+from privacy.events import (
+    MOST_DIVERGENCE,
+    MOST_STEPS,
+    NOISE_MULTIPLIERS,
+    SAMPLE_RATES,
+    Event,
+    NeighbouringRelation,
+    PrivacyUnit,
+    divergence,
+    event_from_record,
+    event_to_record,
+)
+from privacy.plan import Arithmetic, ClipMode, DPPlan, DPSpace, NoiseMode, check_delta
 
 FORMAT = "privacy-ledger/1"
 GENESIS = hashlib.sha256(FORMAT.encode()).digest()
-_KINDS = frozenset({"open", "plan", "charge", "release", "refuse", "recover", "close"})
+_LEAST_DELTA = 1e-12  # dp-accounting cuts tails of 1e-15 off, once a mechanism
+_MOST_COUNT = 1 << 53  # a float holds it exactly
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One field of a record: what it must be, in words and as a test."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+_Form: TypeAlias = "Mapping[str, _Field | _Form]"  # fields by name; all must be there, and no other
+
+
+def _number(expected: str, holds: Callable[[float], bool]) -> _Field:
+    """A float that passes a test; an integer would have another canonical form."""
+    return _Field(expected, lambda v: isinstance(v, float) and math.isfinite(v) and holds(v))
+
+
+def _integer(least: int, most: int = _MOST_COUNT) -> _Field:
+    def holds(value: object) -> bool:
+        return (
+            isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        )  # JSON's true is an int of Python's
+
+    return _Field(f"an integer from {least} to {most}", holds)
+
+
+def _one_of(*values: str) -> _Field:
+    return _Field(
+        " or ".join(repr(str(v)) for v in values), lambda v: isinstance(v, str) and v in values
+    )
+
+
+def _or_null(inner: _Field) -> _Field:
+    return _Field(f"{inner.expected}, or null", lambda v: v is None or inner.holds(v))
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value is text that can be printed: it is shown to people, on terminals."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+    )
+
+
+_NAME = _Field("a name: text, not empty, without control characters", _is_name)
+_NAMES = _Field(
+    "a list of names, not empty",
+    lambda v: isinstance(v, list) and v != [] and all(map(_is_name, v)),
+)
+_DIGEST = _Field(
+    "64 hexadecimal digits in lower case",
+    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+)
+_POSITIVE = _number("a finite float > 0", lambda v: v > 0)
+_NOT_NEGATIVE = _number("a finite float >= 0", lambda v: v >= 0)
+_DELTA = _number(f"a float from {_LEAST_DELTA:g} to 0.1", lambda v: _LEAST_DELTA <= v <= 0.1)
+_SAMPLE_RATE = _number(
+    f"a float from {SAMPLE_RATES[0]:g} to 1, where accountants answer",
+    lambda v: SAMPLE_RATES[0] <= v <= SAMPLE_RATES[1],
+)
+_NOISE_MULTIPLIER = _number(
+    f"a float from {NOISE_MULTIPLIERS[0]:g} to {NOISE_MULTIPLIERS[1]:g}, which calibration searches; "
+    "for less noise accountants take minutes to hours, and their answer is no privacy",
+    lambda v: NOISE_MULTIPLIERS[0] <= v <= NOISE_MULTIPLIERS[1],
+)
+_COUNT = _integer(1)
+_STEPS = _integer(1, MOST_STEPS)
+_RELATION = _one_of(*NeighbouringRelation)
+_UNIT = _one_of(*PrivacyUnit)
+_SOFTWARE = _Field(  # which packages are named depends on what is installed
+    "an object of names and versions, both text",
+    lambda v: isinstance(v, dict) and all(map(_is_name, (*v, *v.values()))),
+)
+_WEIGHTS = _Field(
+    "an object of names and finite floats > 0",
+    lambda v: (
+        isinstance(v, dict) and all(map(_is_name, v)) and all(map(_POSITIVE.holds, v.values()))
+    ),
+)
+
+_EVENT: _Form = {
+    "kind": _one_of("sampled_gaussian"),
+    "sample_rate": _SAMPLE_RATE,
+    "noise_multiplier": _NOISE_MULTIPLIER,
+    "steps": _STEPS,
+    "relation": _RELATION,
+    "unit": _UNIT,
+}
+_PLAN: _Form = {
+    "n_pub": _COUNT,
+    "target_epsilon": _POSITIVE,
+    "delta": _DELTA,
+    "sample_rate": _SAMPLE_RATE,
+    "noise_multiplier": _NOISE_MULTIPLIER,
+    "max_grad_norm": _POSITIVE,
+    "expected_batch_size": _POSITIVE,
+    "steps_per_round": _STEPS,
+    "rounds": _STEPS,
+    "block_weights": _WEIGHTS,
+    "space": _one_of(*DPSpace),
+    "clip": _one_of(*ClipMode),
+    "noise": _one_of(*NoiseMode),
+    "arithmetic": _one_of(*Arithmetic),
+    "clip_steps": _or_null(_COUNT),
+    "honest": _COUNT,
+    "relation": _RELATION,
+    "unit": _UNIT,
+}
+_ROUND: _Form = {"run": _NAME, "round": _integer(0), "attempt": _integer(0)}
+_FORMS: Final[Mapping[str, _Form]] = {
+    "open": {
+        "format": _one_of(FORMAT),
+        "holding": _NAME,
+        "n_pub": _COUNT,
+        "delta": _DELTA,
+        "lifetime_epsilon": _POSITIVE,
+        "relation": _RELATION,
+        "unit": _UNIT,
+        "software": _SOFTWARE,
+    },
+    "plan": {
+        "run": _NAME,
+        "plan": _PLAN,
+        "plan_hash": _DIGEST,
+        "event": _EVENT,
+        "software": _SOFTWARE,
+    },
+    "charge": {**_ROUND, "event": _EVENT, "plan_hash": _DIGEST},
+    "release": {**_ROUND, "sha256": _DIGEST},
+    "refuse": {
+        "run": _NAME,
+        "limit": _one_of("target", "lifetime"),
+        "limit_epsilon": _POSITIVE,
+        "spent_epsilon": _or_null(_NOT_NEGATIVE),
+        "epsilon_after": _or_null(_NOT_NEGATIVE),
+    },
+    "recover": {"cut_at_byte": _COUNT, "cut_bytes": _COUNT},
+    "close": {
+        "run": _NAME,
+        "epsilon": _NOT_NEGATIVE,
+        "delta": _DELTA,
+        "prv": _or_null(_NOT_NEGATIVE),
+        "rdp": _or_null(_NOT_NEGATIVE),
+        "cross_check": _NAME,
+        "accountants": _NAMES,
+    },
+}
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 2, 70, 40, 40
 
 
 class Signer(Protocol):
@@ -75,8 +246,8 @@ class LedgerTerms:
     unit: PrivacyUnit = PrivacyUnit.EXAMPLE
 
     def __post_init__(self) -> None:
-        if not isinstance(self.holding, str) or not self.holding:
-            raise ConfigurationError("holding: must be a name, not empty")
+        if not _is_name(self.holding):
+            raise ConfigurationError(f"holding={self.holding!r}: must be {_NAME.expected}")
         _validate.count(n_pub=self.n_pub)
         _validate.positive(lifetime_epsilon=self.lifetime_epsilon)
         check_delta(self.delta, self.n_pub)
@@ -169,10 +340,10 @@ class LedgerHistory:
 def read_ledger(path: Path, *, verifier: Verifier | None = None) -> LedgerHistory:
     """Reads and verifies a ledger without changing it: all that a third party needs.
 
-    Checks the form of every line, the chain, the signatures if a verifier is given, and that the
-    records tell a consistent story (terms first, plans before charges, every charge under its
-    plan's event, releases of charges only). Bytes after the last newline are reported in
-    `torn_bytes`, not read.
+    Checks the form of every line and field, the chain, the signatures if a verifier is given, that
+    the records tell a consistent story (terms first, plans before charges, every charge under its
+    plan's event, releases of charges only), and that accountants can answer for it in reasonable
+    time. Bytes after the last newline are reported in `torn_bytes`, not read.
 
     Raises:
         LedgerCorrupt: Anything does not verify.
@@ -188,7 +359,7 @@ def read_ledger(path: Path, *, verifier: Verifier | None = None) -> LedgerHistor
         try:
             previous = _read_line(line, previous, verifier, story)
         except LedgerError as error:
-            raise LedgerCorrupt(f"record {number}: {error}") from error
+            raise LedgerCorrupt(f"record {number} (line {number + 1}): {error}") from error
         hashes.append(previous.hex())
     if story.terms is None:
         raise LedgerCorrupt("the ledger has no terms")
@@ -208,6 +379,8 @@ class Story:
     charged: set[tuple[str, int, int]] = field(default_factory=set)
     current_plan_hash: dict[str, str] = field(default_factory=dict)
     plan_events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    steps: int = 0
+    divergence: float = 0.0
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Takes a record in.
@@ -224,6 +397,9 @@ class Story:
                 self.current_plan_hash[record["run"]] = record["plan_hash"]
                 self.plan_events[record["plan_hash"]] = record["event"]
             case "charge":
+                event = event_from_record(record["event"])
+                self.steps += event.steps
+                self.divergence += divergence(event)
                 self.attempts[record["run"], record["round"]] += 1
                 self.charged.add((record["run"], record["round"], record["attempt"]))
                 self.charges.append(
@@ -231,7 +407,7 @@ class Story:
                         run=record["run"],
                         round=record["round"],
                         attempt=record["attempt"],
-                        event=event_from_record(record["event"]),
+                        event=event,
                         plan_hash=record["plan_hash"],
                     )
                 )
@@ -239,65 +415,68 @@ class Story:
                 pass
 
     def check(self, record: Mapping[str, Any]) -> None:
-        """Raises `LedgerConflict` if the record contradicts the ones before it."""
+        """Raises `LedgerConflict` if the record is malformed or contradicts the ones before it."""
         try:
             self._check(record)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LedgerConflict(f"a field is missing or mistyped: {error}") from None
         except LedgerError:
             raise
         except PrivacyError as error:
             raise LedgerConflict(str(error)) from error
 
     def _check(self, record: Mapping[str, Any]) -> None:
-        kind = record["kind"]
-        _require(kind in _KINDS, f"kind {kind!r} is not known to {FORMAT}")
-        _require((kind == "open") == (self.terms is None), "terms come first, and once")
+        kind = record.get("kind")
+        if not isinstance(kind, str) or kind not in _FORMS:
+            raise LedgerConflict(f"kind {_SHORT.repr(kind)} is not known to {FORMAT}")
+        _check_form({k: v for k, v in record.items() if k != "kind"}, _FORMS[kind], of=kind)
+        if kind == "open":
+            _require(self.terms is None, "terms come first, and once")
+            _terms(record)
+            return
+        if self.terms is None:
+            raise LedgerConflict("terms come first, and once")
         match kind:
-            case "open":
-                _require(record["format"] == FORMAT, f"not a {FORMAT} file")
-                _terms(record)
             case "plan":
-                self._check_plan(record)
+                self._check_plan(record, self.terms)
             case "charge":
                 self._check_charge(record)
             case "release":
                 key = (record["run"], record["round"], record["attempt"])
                 _require(key in self.charged, "a release without its charge")
+            case "close":
+                _require(record["run"] in self.current_plan_hash, "the end of a run without a plan")
+                _require(record["delta"] == self.terms.delta, "figures at another delta")
             case _:
                 pass
 
-    def _check_plan(self, record: Mapping[str, Any]) -> None:
-        plan, event, terms = record["plan"], event_from_record(record["event"]), self.terms
-        _require(terms is not None, "a plan before the terms")
-        _require(_sha256_hex(plan) == record["plan_hash"], "the plan does not have its hash")
-        for name, of_ledger in terms.to_record().items() if terms else ():
-            if name in plan:
-                _require(
-                    plan[name] == of_ledger,
-                    f"the plan's {name} {plan[name]!r} is not the ledger's {of_ledger!r}",
-                )
-        same = (
-            event.sample_rate == plan["sample_rate"]
-            and event.noise_multiplier == plan["noise_multiplier"]
-            and event.steps == plan["steps_per_round"]
-            and event.relation.value == plan["relation"]
-            and event.unit.value == plan["unit"]
+    def _check_plan(self, record: Mapping[str, Any], terms: LedgerTerms) -> None:
+        plan = _plan(record["plan"])
+        _require(_sha256_hex(record["plan"]) == record["plan_hash"], "the plan has another hash")
+        for name, of_ledger in terms.to_record().items():
+            of_plan = record["plan"].get(name, of_ledger)  # a plan names no holding and no lifetime
+            _require(
+                of_plan == of_ledger,
+                f"the plan's {name} {of_plan!r} is not the ledger's {of_ledger!r}",
+            )
+        _require(
+            event_to_record(plan.round_event()) == record["event"],
+            "the event is not that of its plan",
         )
-        _require(same, "the event is not that of its plan")
+        steps = plan.rounds * plan.steps_per_round
+        _require_reach(steps, plan.rounds * divergence(plan.round_event()), "the plan's rounds")
 
     def _check_charge(self, record: Mapping[str, Any]) -> None:
         run, round_index = record["run"], record["round"]
         current = self.current_plan_hash.get(run)
         _require(current == record["plan_hash"], "a charge under a plan that is not the run's")
         _require(
-            dict(record["event"]) == dict(self.plan_events[record["plan_hash"]]),
+            record["event"] == self.plan_events[record["plan_hash"]],
             "a charge whose event is not its plan's",
         )
-        event_from_record(record["event"])
-        valid = isinstance(round_index, int) and round_index >= 0
-        _require(valid, "a round that is not an integer >= 0")
         _require(record["attempt"] == self.attempts[run, round_index], "an attempt out of order")
+        event = event_from_record(record["event"])
+        _require_reach(
+            self.steps + event.steps, self.divergence + divergence(event), "the ledger's charges"
+        )
 
 
 def write_line(
@@ -314,7 +493,7 @@ def write_line(
 def _read_line(line: bytes, previous: bytes, verifier: Verifier | None, story: Story) -> bytes:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # not JSON, or nested without end
         raise LedgerCorrupt("not JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("record"), dict):
         raise LedgerCorrupt("not a record")
@@ -326,6 +505,8 @@ def _read_line(line: bytes, previous: bytes, verifier: Verifier | None, story: S
         raise LedgerCorrupt("the hash chain is broken")
     if set(content) - {"hash", "record", "signature"}:
         raise LedgerCorrupt("unknown fields")
+    if not isinstance(content.get("signature", ""), str):
+        raise LedgerCorrupt("a signature that is no text")
     if verifier is not None:
         _verify_signature(content.get("signature"), digest, verifier)
     story.add(record)
@@ -335,7 +516,7 @@ def _read_line(line: bytes, previous: bytes, verifier: Verifier | None, story: S
 def _canonical_or_none(value: object) -> bytes | None:
     try:
         return _canonical(value)
-    except ValueError:  # NaN or infinity
+    except (ValueError, RecursionError):  # NaN or infinity
         return None
 
 
@@ -354,18 +535,82 @@ def _signed_message(digest: bytes) -> bytes:
     return FORMAT.encode() + b"\0" + digest
 
 
-def _terms(record: Mapping[str, Any]) -> LedgerTerms:
-    try:
-        return LedgerTerms(
-            holding=record["holding"],
-            n_pub=record["n_pub"],
-            delta=record["delta"],
-            lifetime_epsilon=record["lifetime_epsilon"],
-            relation=NeighbouringRelation(record["relation"]),
-            unit=PrivacyUnit(record["unit"]),
+def _check_form(values: Mapping[str, Any], form: _Form, *, of: str) -> None:
+    """Raises `LedgerConflict` unless the values are exactly the fields of a form.
+
+    Args:
+        values: A record without its kind, or an object in it.
+        form: What it must be.
+        of: The record's kind, and the place in it.
+    """
+    for name, wanted in form.items():
+        expected = wanted.expected if isinstance(wanted, _Field) else "an object"
+        if name not in values:
+            raise LedgerConflict(f"{of}.{name} is missing: must be {expected}")
+        value = values[name]
+        good = wanted.holds(value) if isinstance(wanted, _Field) else isinstance(value, dict)
+        if not good:
+            raise LedgerConflict(f"{of}.{name}={_SHORT.repr(value)}: must be {expected}")
+        if not isinstance(wanted, _Field):
+            _check_form(value, wanted, of=f"{of}.{name}")
+    unknown = sorted(values.keys() - form.keys())
+    if unknown:
+        name = unknown[0]
+        raise LedgerConflict(
+            f"{of}.{_SHORT.repr(name)}={_SHORT.repr(values[name])}: no field of {FORMAT}, "
+            f"which has {', '.join(sorted(form))} here"
         )
-    except (ValueError, ConfigurationError) as error:
-        raise LedgerConflict(f"terms: {error}") from error
+
+
+def _terms(record: Mapping[str, Any]) -> LedgerTerms:
+    """The terms of an opening record that has its form."""
+    return LedgerTerms(
+        holding=record["holding"],
+        n_pub=record["n_pub"],
+        delta=record["delta"],
+        lifetime_epsilon=record["lifetime_epsilon"],
+        relation=NeighbouringRelation(record["relation"]),
+        unit=PrivacyUnit(record["unit"]),
+    )
+
+
+def _plan(record: Mapping[str, Any]) -> DPPlan:
+    """The plan of a record that has its form; its values may still contradict each other.
+
+    Raises:
+        ConfigurationError: They do, or one is out of a range that only plans know.
+        LedgerConflict: The derived batch size is not the plan's.
+    """
+    plan = DPPlan(
+        n_pub=record["n_pub"],
+        target_epsilon=record["target_epsilon"],
+        delta=record["delta"],
+        sample_rate=record["sample_rate"],
+        noise_multiplier=record["noise_multiplier"],
+        max_grad_norm=record["max_grad_norm"],
+        steps_per_round=record["steps_per_round"],
+        rounds=record["rounds"],
+        block_weights=tuple(sorted(record["block_weights"].items())),
+        space=DPSpace(record["space"]),
+        clip=ClipMode(record["clip"]),
+        noise=NoiseMode(record["noise"]),
+        arithmetic=Arithmetic(record["arithmetic"]),
+        clip_steps=record["clip_steps"],
+        honest=record["honest"],
+        relation=NeighbouringRelation(record["relation"]),
+        unit=PrivacyUnit(record["unit"]),
+    )
+    _require(plan.to_record() == record, "the plan's expected batch is not its rate times its size")
+    return plan
+
+
+def _require_reach(steps: int, order_two: float, whose: str) -> None:
+    """Raises `LedgerConflict` for a composition that would keep an accountant busy for long."""
+    if steps > MOST_STEPS or not order_two <= MOST_DIVERGENCE:
+        raise LedgerConflict(
+            f"{whose} are {steps} steps with a Rényi divergence of {order_two:.3g} at order 2: must be at most "
+            f"{MOST_STEPS} and {MOST_DIVERGENCE:g}, or accountants take minutes to hours; no calibrated plan has more"
+        )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -55,7 +55,7 @@ class Ledger:
         LedgerLocked: Another process, or another object, holds it.
         LedgerCorrupt: The file does not verify. A torn last line is no corruption: it is cut, and
             recorded.
-        LedgerConflict: `terms` differ from those on file.
+        LedgerConflict: `terms` differ from those on file, or no accountant could answer for them.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class Ledger:
         try:
             _lock(self._lock)
             if not path.exists():
-                _create(path, _open_record(terms), signer)
+                opening = _open_record(terms)
+                Story().check(opening)
+                _create(path, opening, signer)
             self._resume(terms, verifier)
         except BaseException:
             self.close()

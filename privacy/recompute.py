@@ -5,20 +5,25 @@
 
 Nothing that the file says about epsilon is believed: the chain is verified, the charged events are
 composed anew by dp-accounting (PLD) and by Opacus (PRV). Exit code 0 if every ledger verifies and
-both accountants agree, 1 otherwise, 2 for wrong use.
+both accountants agree, 1 otherwise, 2 for wrong use. A ledger that is malformed, or that would keep
+an accountant busy for long, does not verify (`privacy.history`).
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from privacy.accountant import (
+    PRV_EPSILON_ERROR,
     Accountant,
     EpsilonFigures,
     PLDAccountant,
+    PRVAccountant,
+    RDPAccountant,
     cross_checked,
     display_epsilon,
     replace_one_epsilon,
@@ -26,6 +31,9 @@ from privacy.accountant import (
 from privacy.errors import AccountingError, PrivacyError
 from privacy.events import Event
 from privacy.history import LedgerHistory, Verifier, read_ledger
+
+_MOST_POINTS = 3e7  # of PRV's grid: two minutes and 5 GB
+_PRV_SHARE = 1000  # Opacus sets delta / 1000 aside for PRV's own errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +112,36 @@ def figures_of(
     """Epsilon of charged events by two accountants; a disagreement is reported, not raised."""
     steps = sum(event.steps for event in events)
     try:
-        figures = cross_checked(events, delta, of_record=accountant)
+        figures = cross_checked(events, delta, of_record=accountant, check=_PRVInReach())
     except AccountingError as error:
         return Recomputed(
             run=run, rounds=len(events), steps=steps, figures=None, disagreement=str(error)
         )
     return Recomputed(run=run, rounds=len(events), steps=steps, figures=figures)
+
+
+class _PRVInReach:
+    """PRV where it answers within minutes; its grid grows with epsilon and the root of all steps.
+
+    A ledger that nobody honest wrote may ask for any grid. Beyond, RDP stands in, as where PRV fails.
+    """
+
+    def __init__(self) -> None:
+        self._prv, self._rdp = PRVAccountant(), RDPAccountant()
+
+    @property
+    def name(self) -> str:
+        return self._prv.name
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        share = delta / _PRV_SHARE
+        steps = sum(event.steps for event in events)
+        # as in Opacus: the domain reaches as far as RDP says, at a mesh that keeps the error
+        reach = 2 * (self._rdp.epsilon(events, share / 4) + 3)
+        mesh = PRV_EPSILON_ERROR / math.sqrt(max(1, steps) * math.log(12 / share) / 2)
+        if not reach / mesh <= _MOST_POINTS:
+            raise AccountingError(f"{self.name} would need {reach / mesh:.1g} points")
+        return self._prv.epsilon(events, delta)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +184,7 @@ def _as_json(path: Path, result: LedgerFigures) -> dict[str, object]:
         "torn_bytes": result.history.torn_bytes,
         "runs": [asdict(part) for part in result.runs],
         "total": asdict(result.total),
-        "replace_one_epsilon": result.replace_one,
+        "replace_one_epsilon": result.replace_one if math.isfinite(result.replace_one) else None,
     }
 
 
@@ -166,7 +198,8 @@ def _print(path: Path, result: LedgerFigures) -> None:
         name = "all runs" if part.run is None else part.run
         spent = part.disagreement or _spent(part)
         print(f"  {name}: {part.rounds} rounds, {part.steps} steps, {spent}")
-    print(f"  replace-one (another relation): {display_epsilon(result.replace_one)}")
+    replaced = display_epsilon(result.replace_one) if math.isfinite(result.replace_one) else "none"
+    print(f"  replace-one (another relation): {replaced}")
 
 
 def _spent(part: Recomputed) -> str:

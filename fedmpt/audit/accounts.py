@@ -1,7 +1,8 @@
 """One client's ledger against what the run says of it.
 
 Nothing that the run folder says about privacy is believed: epsilon is recomputed from charged events, and what was
-sent is what the server says it summed.
+sent is what the server says it summed. Every record has the fields that ``privacy.history`` demands of its kind, with
+their types and ranges: a ledger with any other was refused when it was read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.engine.aggregation import ATTEMPTS
 from fedmpt.engine.ledgers import file_name
 from privacy import (
-    LedgerCorrupt,
+    LedgerError,
     LedgerHead,
     LedgerHistory,
     LedgerRolledBack,
@@ -60,7 +61,7 @@ def audit_client(client: int, records: RunRecords, accountant: PLDAccountant) ->
             what=f"client {client} took part and has no ledger; what it spent is unknown",
         )
         return ClientAudit(account=None, uploads=(), findings=(missing,))
-    except (LedgerCorrupt, OSError) as error:
+    except (LedgerError, OSError) as error:
         broken = Finding(kind=Kind.LEDGER_BROKEN, where=str(path), what=str(error))
         return ClientAudit(account=None, uploads=(), findings=(broken,))
     assert records.index is not None  # noqa: S101 -- without an index no client is audited

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from fedmpt.audit.accounts import audit_client
 from fedmpt.audit.findings import Kind
 from fedmpt.audit.manifest import METRICS_SHAPE, SUMMARY_SHAPE, strangers
+from fedmpt.audit.records import read_run
 from fedmpt.audit.run import audit_run
 from fedmpt.engine.listener import RoundRecord
 from fedmpt.errors import UsageError
 from fedmpt.report.parties import parties
 from fedmpt.report.source import read_source
-from privacy import AccountingError
+from privacy import AccountingError, BudgetExhausted, Ledger, PLDAccountant, read_ledger
 
 SmallRun = Callable[..., dict[str, Any]]
 Record = dict[str, Any]
@@ -191,6 +193,40 @@ def _rebuilt_chain_with_a_charge_without_its_release(folder: Path) -> None:
     forge(ledger_of(folder), lambda records: records.pop(3))
 
 
+def _a_plan_without_its_run(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[1].pop("run"))
+
+
+def _a_plan_of_a_run_without_a_name(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[1].update(run=[]))
+
+
+def _a_release_without_its_digest(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[3].pop("sha256"))
+
+
+def _an_end_without_its_epsilon(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[-1].pop("epsilon"))
+
+
+def _an_end_whose_epsilon_is_text(folder: Path) -> None:
+    forge(ledger_of(folder), lambda records: records[-1].update(epsilon="7.9"))
+
+
+def _noise_that_no_accountant_answers_for(folder: Path) -> None:
+    def lessen(records: list[Record]) -> None:
+        plan = records[1]["plan"]
+        plan["noise_multiplier"] = 0.005
+        text = json.dumps(plan, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        for record in records:
+            if record["kind"] in ("plan", "charge"):
+                record["event"]["noise_multiplier"] = 0.005
+                record["plan_hash"] = digest
+
+    forge(ledger_of(folder), lessen)
+
+
 def _torn_tail(folder: Path) -> None:
     path = ledger_of(folder)
     path.write_bytes(path.read_bytes()[:-20])
@@ -289,6 +325,12 @@ PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
     (_edited_line, Kind.LEDGER_BROKEN),
     (_removed_line, Kind.LEDGER_BROKEN),
     (_a_release_of_a_round_that_was_not_charged, Kind.LEDGER_BROKEN),
+    (_a_plan_without_its_run, Kind.LEDGER_BROKEN),
+    (_a_plan_of_a_run_without_a_name, Kind.LEDGER_BROKEN),
+    (_a_release_without_its_digest, Kind.LEDGER_BROKEN),
+    (_an_end_without_its_epsilon, Kind.LEDGER_BROKEN),
+    (_an_end_whose_epsilon_is_text, Kind.LEDGER_BROKEN),
+    (_noise_that_no_accountant_answers_for, Kind.LEDGER_BROKEN),
     (_spliced_foreign_chain, Kind.LEDGER_REPLACED),
     (_rebuilt_chain_with_a_round_less, Kind.UPLOAD_WITHOUT_CHARGE),
     (_rebuilt_chain_with_a_round_less, Kind.LEDGER_TRUNCATED),
@@ -456,6 +498,57 @@ def test_files_that_hold_times_stay_and_are_said_to_in_the_manifest_and_in_the_n
         assert "seconds" in items[name].why
         assert f"{name}: {items[name].why}" in audit.notes
     assert {item.kind for item in items.values()} == {"public", "dp", "stays"}
+
+
+MISSING = object()
+# nothing is computed from these, and each is null where there was no number
+INFORMATIVE = {"prv", "rdp", "spent_epsilon", "epsilon_after"}
+
+
+def test_a_record_of_any_kind_with_a_field_missing_or_of_a_wrong_type_is_a_broken_ledger(
+    folder: Path,
+) -> None:
+    path, run = ledger_of(folder), json.loads((folder / "ledger.json").read_text())["run"]
+    with path.open("a") as file:
+        file.write("{")  # the next writer books a cut
+    with Ledger(path, terms=read_ledger(path).terms) as ledger:
+        refusal = BudgetExhausted(
+            limit="target", limit_epsilon=8.0, spent_epsilon=7.9, epsilon_after=8.1
+        )
+        ledger.refuse(run=run, refusal=refusal)
+    whole, read, accountant = path.read_text(), read_run(folder, None), PLDAccountant()
+    assert audit_client(1, read, accountant).findings == ()
+
+    def broken(number: int, outer: str, inner: str | None, value: object) -> None:
+        def change(records: list[Record]) -> None:
+            place = records[number] if inner is None else records[number][outer]
+            name = inner or outer
+            if value is MISSING:
+                del place[name]
+            else:
+                place[name] = value
+
+        path.write_text(whole)
+        forge(path, change)
+        audit = audit_client(1, read, accountant)
+        kinds_found = [finding.kind for finding in audit.findings]
+        assert kinds_found == [Kind.LEDGER_BROKEN], (number, outer, inner, value)
+        assert f"line {number + 1}" in audit.findings[0].what
+        assert (audit.account, audit.uploads) == (None, ())
+
+    records = [json.loads(line)["record"] for line in whole.splitlines()]
+    first = {record["kind"]: number for number, record in reversed(list(enumerate(records)))}
+    assert set(first) == {"open", "plan", "charge", "release", "close", "recover", "refuse"}
+    for number in first.values():
+        for outer, found in records[number].items():
+            inners = found if outer in ("plan", "event") and isinstance(found, dict) else ()
+            for inner in (None, *inners):
+                broken(number, outer, inner, MISSING)
+                value = found if inner is None else found[inner]
+                for wrong in (None, True, [7], 0.5, "text"):
+                    informative = outer in INFORMATIVE and isinstance(wrong, float | None)
+                    if type(wrong) is not type(value) and not informative:
+                        broken(number, outer, inner, wrong)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -30,8 +31,11 @@ from privacy import (
     LedgerTerms,
     NeighbouringRelation,
     PLDAccountant,
+    SampledGaussian,
+    calibrate,
     read_ledger,
 )
+from privacy.events import MOST_DIVERGENCE, NOISE_MULTIPLIERS, divergence
 from privacy.history import Charge
 from privacy.ledger import software_versions
 
@@ -205,6 +209,8 @@ def test_terms_are_fixed_for_life(ledger_path: Path, terms: LedgerTerms) -> None
 def test_terms_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigurationError):
         LedgerTerms(holding="", n_pub=250, delta=1e-5, lifetime_epsilon=8.0)
+    with pytest.raises(ConfigurationError, match="control"):
+        LedgerTerms(holding="ward\n7", n_pub=250, delta=1e-5, lifetime_epsilon=8.0)
     with pytest.raises(ConfigurationError):
         LedgerTerms(holding="ward-7", n_pub=250, delta=1e-3, lifetime_epsilon=8.0)
     with pytest.raises(ConfigurationError):
@@ -388,6 +394,18 @@ def set_in(record: int, *keys: str, to: object) -> Callable[[list[dict[str, obje
     return change
 
 
+CLOSE: dict[str, object] = {
+    "kind": "close",
+    "run": "run-1",
+    "epsilon": 0.75,
+    "delta": 1e-5,
+    "prv": 0.76,
+    "rdp": None,
+    "cross_check": "agrees",
+    "accountants": ["PLD", "PRV"],
+}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -405,9 +423,19 @@ def set_in(record: int, *keys: str, to: object) -> Callable[[list[dict[str, obje
         set_in(0, "delta", to=0.5),
         set_in(0, "unit", to="client"),
         set_in(0, "holding", to=7),
+        set_in(0, "delta", to=1e-300),  # below what any accountant resolves
+        set_in(1, "plan", "expected_batch_size", to=1.0),  # not its rate times its size
+        set_in(1, "run", to=[]),
+        set_in(3, "kind", to=[]),
+        lambda records: records[1].pop("run"),
         lambda records: records[2].pop("event"),
+        lambda records: records[3].pop("sha256"),
         lambda records: records.pop(1),  # charges without a plan
         lambda records: records.insert(2, records[0]),  # terms twice
+        lambda records: records.append({**CLOSE, "run": "run-2"}),  # the end of no run
+        lambda records: records.append({**CLOSE, "delta": 1e-6}),  # figures of another delta
+        lambda records: records.append({**CLOSE, "epsilon": "0.75"}),
+        lambda records: records.append({k: v for k, v in CLOSE.items() if k != "epsilon"}),
     ],
 )
 def test_a_consistent_chain_over_an_inconsistent_story_is_refused(
@@ -418,11 +446,76 @@ def test_a_consistent_chain_over_an_inconsistent_story_is_refused(
 ) -> None:
     with Ledger(ledger_path, terms=terms) as ledger:
         rounds(ledger, plan_with(), 2)
-    forge(ledger_path, lambda records: None)
+    whole = ledger_path.read_bytes()
+    forge(ledger_path, lambda records: records.append(CLOSE))
     read_ledger(ledger_path)  # the forger's tools work
+    ledger_path.write_bytes(whole)
     forge(ledger_path, change)
-    with pytest.raises(LedgerCorrupt):
+    with pytest.raises(LedgerCorrupt, match="line"):
         read_ledger(ledger_path)
+
+
+def test_json_nested_without_end_is_refused(ledger: Ledger, ledger_path: Path) -> None:
+    with ledger_path.open("a") as file:
+        file.write("[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(LedgerCorrupt, match="not JSON"):
+        read_ledger(ledger_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_multiplier": 0.005},  # PLD would take minutes, PRV all memory
+        {"noise_multiplier": 2e4},
+        {"sample_rate": 5e-324},
+        {"steps_per_round": 10**7 + 1},
+        {"rounds": 10**9},
+        {"noise_multiplier": 0.2, "sample_rate": 1.0, "steps_per_round": 10**6},
+    ],
+)
+def test_a_plan_that_accountants_cannot_answer_for_is_not_booked(
+    ledger: Ledger, ledger_path: Path, plan_with: PlanWith, changes: dict[str, float]
+) -> None:
+    with pytest.raises(LedgerConflict, match=r"accountants|an integer from 1 to 10000000"):
+        ledger.accept_plan("run-1", plan_with(**changes))
+    assert len(read_ledger(ledger_path).records) == 1
+
+
+def test_charges_add_up_to_at_most_what_accountants_can_answer_for(
+    ledger: Ledger, plan_with: PlanWith
+) -> None:
+    plan = plan_with(steps_per_round=4 * 10**6, rounds=2)
+    ledger.accept_plan("run-1", plan)
+    for index in range(2):
+        ledger.charge(run="run-1", round_index=index, plan=plan)
+    with pytest.raises(LedgerConflict, match="the ledger's charges are 12000000 steps"):
+        ledger.charge(run="run-1", round_index=2, plan=plan)
+
+
+def test_whatever_calibration_gives_may_be_booked() -> None:
+    assert (calibrate._SMALLEST, calibrate._LARGEST) == NOISE_MULTIPLIERS
+    worst = SampledGaussian(sample_rate=1e-4, noise_multiplier=0.25, steps=10**6)  # epsilon 200
+    assert divergence(worst) < MOST_DIVERGENCE
+
+
+def test_divergence_is_that_of_the_sampled_gaussian() -> None:
+    event = SampledGaussian(sample_rate=1.0, noise_multiplier=2.0, steps=3)
+    assert divergence(event) == pytest.approx(3 * 2 / (2 * 2.0**2))  # alpha / (2 sigma^2)
+    sampled = SampledGaussian(sample_rate=0.1, noise_multiplier=2.0, steps=3)
+    x = np.linspace(-40, 40, 200_001)
+    without, with_one = (np.exp(-((x - m) ** 2) / 8) / np.sqrt(8 * np.pi) for m in (0.0, 1.0))
+    mixed = 0.9 * without + 0.1 * with_one
+    order_two = np.log(np.sum(np.divide(mixed**2, without)) * (x[1] - x[0]))
+    assert divergence(sampled) == pytest.approx(3 * order_two, rel=1e-6)
+
+
+def test_a_file_on_terms_that_no_accountant_can_answer_for_is_not_created(
+    ledger_path: Path,
+) -> None:
+    terms = LedgerTerms(holding="ward-7", n_pub=250, delta=1e-300, lifetime_epsilon=8.0)
+    with pytest.raises(LedgerConflict, match="delta"):
+        Ledger(ledger_path, terms=terms)
+    assert not ledger_path.exists()
 
 
 def test_a_forged_chain_does_not_pass_the_signatures(
