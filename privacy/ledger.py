@@ -24,8 +24,8 @@ from typing import Any
 from privacy.accountant import Accountant, EpsilonFigures
 from privacy.errors import BudgetExhausted, LedgerConflict, LedgerError, LedgerLocked
 from privacy.events import Event, event_to_record
+from privacy.forms import FORMAT
 from privacy.history import (
-    FORMAT,
     GENESIS,
     Charge,
     LedgerHead,
