@@ -39,7 +39,7 @@ from privacy.events import (
     event_to_record,
 )
 from privacy.forms import FORMAT, NAME, check_form, is_name
-from privacy.plan import Arithmetic, ClipMode, DPPlan, DPSpace, NoiseMode, check_delta
+from privacy.plan import DPPlan, check_delta
 
 GENESIS = hashlib.sha256(FORMAT.encode()).digest()
 
@@ -286,7 +286,11 @@ class Story:
                 pass
 
     def _check_plan(self, record: Mapping[str, Any], terms: LedgerTerms) -> None:
-        plan = _plan(record["plan"])
+        plan = DPPlan.from_record(record["plan"])
+        _require(
+            plan.to_record() == record["plan"],
+            "the plan's expected batch is not its rate times its size",
+        )
         _require(_sha256_hex(record["plan"]) == record["plan_hash"], "the plan has another hash")
         for name, of_ledger in terms.to_record().items():
             of_plan = record["plan"].get(name, of_ledger)  # a plan names no holding and no lifetime
@@ -382,36 +386,6 @@ def _terms(record: Mapping[str, Any]) -> LedgerTerms:
         relation=NeighbouringRelation(record["relation"]),
         unit=PrivacyUnit(record["unit"]),
     )
-
-
-def _plan(record: Mapping[str, Any]) -> DPPlan:
-    """The plan of a record that has its form; its values may still contradict each other.
-
-    Raises:
-        ConfigurationError: They do, or one is out of a range that only plans know.
-        LedgerConflict: The derived batch size is not the plan's.
-    """
-    plan = DPPlan(
-        n_pub=record["n_pub"],
-        target_epsilon=record["target_epsilon"],
-        delta=record["delta"],
-        sample_rate=record["sample_rate"],
-        noise_multiplier=record["noise_multiplier"],
-        max_grad_norm=record["max_grad_norm"],
-        steps_per_round=record["steps_per_round"],
-        rounds=record["rounds"],
-        block_weights=tuple(sorted(record["block_weights"].items())),
-        space=DPSpace(record["space"]),
-        clip=ClipMode(record["clip"]),
-        noise=NoiseMode(record["noise"]),
-        arithmetic=Arithmetic(record["arithmetic"]),
-        clip_steps=record["clip_steps"],
-        honest=record["honest"],
-        relation=NeighbouringRelation(record["relation"]),
-        unit=PrivacyUnit(record["unit"]),
-    )
-    _require(plan.to_record() == record, "the plan's expected batch is not its rate times its size")
-    return plan
 
 
 def _require_reach(steps: int, order_two: float, whose: str) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from privacy import _validate
 from privacy.accountant import Accountant
@@ -237,6 +238,33 @@ class DPPlan:
             "relation": self.relation.value,
             "unit": self.unit.value,
         }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "DPPlan":
+        """The plan of a record that has the form of `to_record`'s; its expected batch is derived.
+
+        Raises:
+            ConfigurationError: Its values contradict each other, or one is out of its range.
+        """
+        return cls(
+            n_pub=record["n_pub"],
+            target_epsilon=record["target_epsilon"],
+            delta=record["delta"],
+            sample_rate=record["sample_rate"],
+            noise_multiplier=record["noise_multiplier"],
+            max_grad_norm=record["max_grad_norm"],
+            steps_per_round=record["steps_per_round"],
+            rounds=record["rounds"],
+            block_weights=tuple(sorted(record["block_weights"].items())),
+            space=DPSpace(record["space"]),
+            clip=ClipMode(record["clip"]),
+            noise=NoiseMode(record["noise"]),
+            arithmetic=Arithmetic(record["arithmetic"]),
+            clip_steps=record["clip_steps"],
+            honest=record["honest"],
+            relation=NeighbouringRelation(record["relation"]),
+            unit=PrivacyUnit(record["unit"]),
+        )
 
     @property
     def plan_hash(self) -> str:

@@ -1,7 +1,7 @@
 """One client's ledger against what the run says of it.
 
 Nothing that the run folder says about privacy is believed: epsilon is recomputed from charged events, and what was
-sent is what the server says it summed. Every record has the fields that ``privacy.history`` demands of its kind, with
+sent is what the server says it summed. Every record has the fields that ``privacy.forms`` demands of its kind, with
 their types and ranges: a ledger with any other was refused when it was read.
 """
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +27,9 @@ from fedmpt.inference.card import MODEL_FILE, read_model
 from fedmpt.methods.base import Parameters
 from fedmpt.types import ClientId
 from privacy import (
-    Arithmetic,
-    ClipMode,
     DPPlan,
     DPSpace,
-    NoiseMode,
     PLDAccountant,
-    PrivacyUnit,
     read_ledger,
 )
 
@@ -116,7 +111,7 @@ def charged_plan(records: RunRecords, client: int) -> DPPlan:
     ]
     if not plans:
         raise UsageError(f"{path}: holds no plan of run {records.index['run']}")
-    return _plan(plans[-1])
+    return DPPlan.from_record(plans[-1])
 
 
 def released_parameters(federation: Federation, model: Path | None) -> Parameters:
@@ -255,26 +250,4 @@ def crafted_pool(
         names=names,
         patches=np.concatenate([patches[:ordinary], extra_patches, patches[ordinary:]]),
         labels=np.concatenate([labels[:ordinary], extra_labels, labels[ordinary:]]).astype(np.int8),
-    )
-
-
-def _plan(record: Mapping[str, Any]) -> DPPlan:
-    """The plan of a ledger's record."""
-    return DPPlan(
-        n_pub=record["n_pub"],
-        target_epsilon=record["target_epsilon"],
-        delta=record["delta"],
-        sample_rate=record["sample_rate"],
-        noise_multiplier=record["noise_multiplier"],
-        max_grad_norm=record["max_grad_norm"],
-        steps_per_round=record["steps_per_round"],
-        rounds=record["rounds"],
-        block_weights=tuple(record["block_weights"].items()),
-        space=DPSpace(record["space"]),
-        clip=ClipMode(record["clip"]),
-        noise=NoiseMode(record["noise"]),
-        arithmetic=Arithmetic(record["arithmetic"]),
-        clip_steps=record["clip_steps"],
-        honest=record["honest"],
-        unit=PrivacyUnit(record["unit"]),
     )
