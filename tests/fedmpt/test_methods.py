@@ -44,7 +44,7 @@ from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.prompts import raw_context_features
 from fedmpt.methods.registry import METHODS, build_method, runs_image_tower
 from fedmpt.protect import Envelope
-from fedmpt.types import GlobalState, ParameterSpec
+from fedmpt.types import GlobalState, ParameterSpec, Update
 from privacy import ClipMode, DPPlan, DPSpace, PoissonSampler
 from privacy.dpsgd import PrivateGradient, StepHistory
 from privacy.jacobian import TEXT_BLOCK
@@ -337,6 +337,50 @@ def test_per_example_gradients_equal_a_loop_over_examples(backbone: Backbone, na
             )
 
 
+def _plan(space: DPSpace, n_pub: int, *, rate: float, clip: float, steps: int) -> DPPlan:
+    return DPPlan(
+        n_pub=n_pub,
+        target_epsilon=8.0,
+        delta=1e-5,
+        sample_rate=rate,
+        noise_multiplier=1.0,
+        max_grad_norm=clip,
+        steps_per_round=steps,
+        rounds=1,
+        space=space,
+        clip=ClipMode.FLAT,
+    )
+
+
+def _noiseless(
+    method: Method,
+    spec: ParameterSpec,
+    parameters: Parameters,
+    data: ClientData,
+    plan: DPPlan,
+    settings: LocalSettings,
+    *,
+    lr: float,
+    local: Parameters | None = None,
+) -> Update:
+    """A round of private training from these parameters, its noise left out."""
+    return train_privately(
+        method,
+        spec,
+        GlobalState(round=0, vector=spec.flatten(parameters)),
+        data,
+        settings=settings,
+        lr=lr,
+        weight=1,
+        device=CPU,
+        plan=plan,
+        sampler=PoissonSampler(plan),
+        noise=InsecureZeroNoise(),
+        history=StepHistory(),
+        local=local,
+    )
+
+
 @pytest.mark.parametrize("space", [DPSpace.TEXT, DPSpace.PROMPT])
 @pytest.mark.parametrize("name", TUNED)
 def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
@@ -344,36 +388,11 @@ def test_a_private_step_without_noise_and_clipping_is_a_step_of_plain_training(
 ) -> None:
     method = _method(backbone, name)
     parameters, data = _moved(method), _client(method, backbone)
-    spec = ParameterSpec.of(parameters)
-    state = GlobalState(round=0, vector=spec.flatten(parameters))
-    plan = DPPlan(
-        n_pub=6,
-        target_epsilon=8.0,
-        delta=1e-5,
-        sample_rate=1.0,
-        noise_multiplier=1.0,
-        max_grad_norm=1e5,
-        steps_per_round=1,
-        rounds=1,
-        space=space,
-        clip=ClipMode.FLAT,
+    spec, plan = ParameterSpec.of(parameters), _plan(space, 6, rate=1.0, clip=1e5, steps=1)
+    settings = LocalSettings(
+        optimizer="sgd", momentum=0.0, weight_decay=0.0, batch_size=6, epochs=1
     )
-    update = train_privately(
-        method,
-        spec,
-        state,
-        data,
-        settings=LocalSettings(
-            optimizer="sgd", momentum=0.0, weight_decay=0.0, batch_size=6, epochs=1
-        ),
-        lr=0.1,
-        weight=1,
-        device=CPU,
-        plan=plan,
-        sampler=PoissonSampler(plan),
-        noise=InsecureZeroNoise(),
-        history=StepHistory(),
-    )
+    update = _noiseless(method, spec, parameters, data, plan, settings, lr=0.1)
     leaves = {block: value.clone().requires_grad_() for block, value in parameters.items()}
     patches, labels = data.take(np.arange(6), CPU)
     text = method.encode_text(leaves)
@@ -407,39 +426,14 @@ def _what_leaves(
     method = _method(backbone, name)
     parameters, data = _moved(method), _client(method, backbone, examples)
     local = {block: parameters.pop(block) for block in method.local_blocks}
-    spec = ParameterSpec.of(parameters)
-    plan = DPPlan(
-        n_pub=10,
-        target_epsilon=8.0,
-        delta=1e-5,
-        sample_rate=0.5,
-        noise_multiplier=1.0,
-        max_grad_norm=1.0,
-        steps_per_round=3,
-        rounds=1,
-        space=space,
-        clip=ClipMode.FLAT,
+    spec, plan = ParameterSpec.of(parameters), _plan(space, 10, rate=0.5, clip=1.0, steps=3)
+    settings = LocalSettings(
+        optimizer="adamw", momentum=0.9, weight_decay=0.01, batch_size=5, epochs=1
     )
     with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as said:
         releases = _Releases()
         patched.setattr(PrivateGradient, "release", lambda g, rows: releases(g, rows))
-        update = train_privately(
-            method,
-            spec,
-            GlobalState(round=0, vector=spec.flatten(parameters)),
-            data,
-            settings=LocalSettings(
-                optimizer="adamw", momentum=0.9, weight_decay=0.01, batch_size=5, epochs=1
-            ),
-            lr=0.01,
-            weight=1,
-            device=CPU,
-            plan=plan,
-            sampler=PoissonSampler(plan),
-            noise=InsecureZeroNoise(),
-            history=StepHistory(),
-            local=local,
-        )
+        update = _noiseless(method, spec, parameters, data, plan, settings, lr=0.01, local=local)
     envelope = Envelope.of(
         size=spec.size, config=SecAggConfig(), private=True, largest_weight=1, largest_examples=99
     )
