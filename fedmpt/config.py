@@ -352,6 +352,11 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     block_weights: dict[str, PositiveFloat] = {}  # blocks named here; the others by rule
     prompt_chunk: Positive = 8  # examples a backward product in `prompt` space
 
+    @property
+    def one_step_rounds(self) -> bool:
+        """Whether a private round is one step of the server, on the sum of all clients' clipped gradients."""
+        return self.noise == "shares" and self.unit == "example"
+
 
 class SecAggConfig(Section, frozen=True, kw_only=True):
     """Secure aggregation; on by default."""

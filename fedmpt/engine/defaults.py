@@ -180,7 +180,7 @@ def resolve_scale(config: Config, *, logit_scale: float, pooling: float) -> Conf
 def _rule(privacy: PrivacyConfig) -> Rule:
     if not privacy.enabled:
         return OPEN
-    return SHARED if privacy.noise == "shares" and privacy.unit == "example" else PRIVATE
+    return SHARED if privacy.one_step_rounds else PRIVATE
 
 
 def _described(config: Config, data_name: str) -> FedMVPConfig:

@@ -155,7 +155,7 @@ class Loop:
         aggregate, attempts = self._aggregate(plan, sketch)
         self._store.write_transcript(f"round-{plan.round:04d}", aggregate.transcript.log)
         self.state = self._rounds.advance(self.state, aggregate, lr=plan.lr, sketch=sketch)
-        if sketch is not None:
+        if sketch is not None and not self._config.privacy.one_step_rounds:
             self._watch_drift(sketch)
         for client in plan.cohort:
             self._sites[client].keep(plan.round)

@@ -22,7 +22,9 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
     """Return the configuration with a space in place of ``auto``, and the reason in words.
 
     The rule is public: noise has as many coordinates as what is noised, so ``text`` is taken where the text features
-    have no more values than the prompts, else ``sketch``; where a sketch does not serve, ``text``.
+    have no more values than the prompts, else ``sketch``; where a sketch does not serve, ``text``. Where a round is one
+    step, a sketch serves any optimiser and method without prompts of the clients' own, for it is taken anew where the
+    step has led; but it would be paid for in every step, so the rule takes ``text``.
 
     Args:
         config: the resolved configuration but for ``privacy.space``.
@@ -30,19 +32,22 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
         parameters: its starting parameters.
 
     Raises:
-        UsageError: ``sketch`` with an optimiser that is not linear in the gradient, or with a method whose prompts
-            leave the sketch's directions.
+        UsageError: ``sketch`` with clients that have prompts of their own; or, in rounds of many steps, with an
+            optimiser that is not linear in the gradient or a method whose prompts leave the sketch's directions.
     """
     if not config.privacy.enabled or not parameters:
         return config, ""
     space, reason = config.privacy.space, "as asked for"
-    linear = config.train.optimizer == "sgd"
-    unsketchable = _why_not_sketched(method, alone=config.train.weighting == "none")
+    one_step = config.privacy.one_step_rounds
+    stays = one_step or config.train.optimizer == "sgd"
+    unsketchable = _why_not_sketched(
+        method, alone=config.train.weighting == "none", one_step=one_step
+    )
     if space == "sketch" and unsketchable:
         raise UsageError(
             f"--dp-space sketch with --method {method.name}: {unsketchable}; use --dp-space text"
         )
-    if space == "sketch" and not linear:
+    if space == "sketch" and not stays:
         raise UsageError(
             f"--dp-space sketch with train.optimizer={config.train.optimizer}: the sketch holds along a few directions "
             "of the prompts, which only an optimiser that is linear in the gradient keeps to; use "
@@ -52,24 +57,27 @@ def choose_space(config: Config, method: Method, parameters: Parameters) -> tupl
         prompts = sum(parameters[name].numel() for name in method.prompt_blocks)
         with torch.no_grad():
             text = method.encode_text(parameters).numel()
-        space = "sketch" if linear and not unsketchable and text > prompts else "text"
+        serves = stays and not one_step and not unsketchable
+        space = "sketch" if serves and text > prompts else "text"
         reason = f"by rule: text features have {text:,} values, prompts {prompts:,}"
         if unsketchable:
             reason = f"by rule: {unsketchable}"
-        elif not linear:
+        elif one_step:
+            reason = "by rule: a round is one step, for which a sketch would be built each time"
+        elif not stays:
             reason = f"by rule: {config.train.optimizer} is not linear in the gradient"
     replace = msgspec.structs.replace
     return replace(config, privacy=replace(config.privacy, space=space)), reason
 
 
-def _why_not_sketched(method: Method, *, alone: bool) -> str:
+def _why_not_sketched(method: Method, *, alone: bool, one_step: bool) -> str:
     """Return why one sketch of the encoder does not serve all steps and clients of a round; empty if it does.
 
-    Clients that train alone have a sketch each.
+    Clients that train alone have a sketch each; in rounds of one step nothing is computed where that step leads.
     """
     if method.local_blocks and not alone:
         return "clients have prompts of their own, so that one sketch does not fit all"
-    if method.has_penalty:
+    if method.has_penalty and not one_step:
         return "a term of the loss moves prompts out of the sketch's directions"
     return ""
 

@@ -54,6 +54,16 @@ def test_the_sketch_refuses_an_optimiser_that_leaves_its_directions(backbone: Ba
     assert "adam is not linear" in reason
 
 
+def test_rounds_of_one_step_take_a_sketch_with_any_optimiser_when_asked(backbone: Backbone) -> None:
+    shares = {"privacy__noise": "shares", "train__optimizer": "adam"}
+    assert _choose(backbone, MANY, **shares, privacy__space="sketch") == ("sketch", "as asked for")
+    space, reason = _choose(backbone, MANY, **shares)
+    assert space == "text"
+    assert "a round is one step" in reason
+    with pytest.raises(UsageError, match="linear"):  # a client as the unit trains many steps
+        _choose(backbone, MANY, **shares, privacy__space="sketch", privacy__unit="client")
+
+
 def test_all_clients_of_a_round_get_one_sketch_that_no_data_touches(backbone: Backbone) -> None:
     names = {"config", "method", "parameters", "round_number"}
     assert set(inspect.signature(round_sketch).parameters) == names  # no data among them
@@ -106,7 +116,6 @@ def test_a_run_builds_one_sketch_a_round_and_looks_for_its_slices_once(
         privacy__noise=noise,
         privacy__space="sketch",
         privacy__sketch_rank=1,
-        train__optimizer="sgd",  # what shared noise does not take by itself
     )
     assert counted == {"build_sketch": 2, "find_sliced": 1}  # of two rounds
 
