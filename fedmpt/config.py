@@ -32,6 +32,7 @@ METHOD_NAMES = (  # of fedmpt.methods.registry, here for help that must not impo
     "tcp",
     "fedtpg",
     "fedpgp",
+    "dpfpl",
     "fedawa",
     "maple",
     "ram",
@@ -242,6 +243,14 @@ class FedPGPConfig(Section, frozen=True, kw_only=True):
     contrast_temperature: PositiveFloat = 0.5
 
 
+class DPFPLConfig(Section, frozen=True, kw_only=True):
+    """DP-FPL."""
+
+    tokens: Positive = 16
+    start: PromptStart = "normal"  # of the shared context
+    rank: Positive = 8  # of the factors through which a client's own context learns
+
+
 class FedAWAConfig(Section, frozen=True, kw_only=True):
     """FedAWA's weights; its clients are CoOp's."""
 
@@ -302,6 +311,7 @@ class MethodConfig(Section, frozen=True, kw_only=True):
     tcp: TCPConfig = TCPConfig()
     fedtpg: FedTPGConfig = FedTPGConfig()
     fedpgp: FedPGPConfig = FedPGPConfig()
+    dpfpl: DPFPLConfig = DPFPLConfig()
     fedawa: FedAWAConfig = FedAWAConfig()
     maple: MaPLeConfig = MaPLeConfig()
     ram: RAMConfig = RAMConfig()

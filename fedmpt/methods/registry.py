@@ -10,6 +10,7 @@ from fedmpt.config import MethodConfig
 from fedmpt.errors import UsageError
 from fedmpt.methods.base import Method
 from fedmpt.methods.coop import CoOpPrompts
+from fedmpt.methods.dpfpl import FactoredPrompts
 from fedmpt.methods.dualcoop import DualPrompts
 from fedmpt.methods.fedmpt import FedMPT
 from fedmpt.methods.fedmvp import FedMVP
@@ -113,6 +114,7 @@ METHODS: Final[dict[str, Build]] = {
     "tcp": _single(lambda b, classes, config: KnowledgePrompts(b, classes, config.tcp)),
     "fedtpg": _single(lambda b, classes, config: GeneratedPrompts(b, classes, config.fedtpg)),
     "fedpgp": _single(lambda b, classes, config: PersonalPrompts(b, classes, config.fedpgp)),
+    "dpfpl": _single(lambda b, classes, config: FactoredPrompts(b, classes, config.dpfpl)),
     "fedawa": _single(_coop_prompts, aggregation="fedawa"),
     "maple": _maple,
     "ram": _ram,

@@ -75,7 +75,7 @@ def test_a_bundle_needs_the_name_of_a_data_set(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["maple", "ram", "fedpgp"])
+@pytest.mark.parametrize("method", ["maple", "ram", "fedpgp", "dpfpl"])
 def test_methods_on_pixels_or_with_blocks_of_clients_give_their_figures_again(
     method: str,
     fedmpt: Invoke,
@@ -90,8 +90,8 @@ def test_methods_on_pixels_or_with_blocks_of_clients_give_their_figures_again(
     assert record["tuned"]["mAP"] == pytest.approx(expected["mAP"], abs=1e-3)
     done = fedmpt("predict", run, *photos, "--json")
     assert done.exit_code == 0, done.output
-    assert ("shared part alone" in done.stderr) == (method == "fedpgp")
-    if method == "fedpgp":
+    assert ("shared part alone" in done.stderr) == (method in ("fedpgp", "dpfpl"))
+    if method in ("fedpgp", "dpfpl"):
         (own, *_) = sorted((run / "local").iterdir())
         mine = fedmpt("predict", run, *photos, "--json", "--local", own)
         assert mine.stderr == ""

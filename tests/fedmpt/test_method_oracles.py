@@ -358,6 +358,40 @@ def test_fedpgps_shared_context_is_drawn_to_clips_prompt_and_from_the_personal_o
     assert penalty == pytest.approx(float(np.mean(terms)), abs=1e-5)
 
 
+def test_dpfpls_own_context_is_added_as_it_is_and_learns_through_eight_factors(
+    deep: Backbone,
+) -> None:
+    """The factors' gradients by autograd, put together as published: dU V + U dV + U U' dU V."""
+    method = _method(deep, "dpfpl")
+    parameters = {n: v.clone().requires_grad_() for n, v in _moved(method).items()}
+    assert {name: tuple(value.shape) for name, value in parameters.items()} == {
+        "shared": (16, 32),
+        "own": (16, 32),
+    }
+    assert method.local_blocks == ("own",)
+    encoded = method.encode_text(parameters)
+    context = (parameters["shared"] + parameters["own"]).detach()
+    _same(encoded.detach(), _read(deep, _placeholders(16), {0: context}))
+
+    direction = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(7))
+    (encoded * direction).sum().backward()
+    own = parameters["own"].detach().double().numpy()
+    u, _, v = np.linalg.svd(own, full_matrices=False)
+    left = torch.from_numpy(u[:, :8]).float().requires_grad_()
+    right = torch.from_numpy(v[:8]).float().requires_grad_()
+    residual = parameters["own"].detach() - (left @ right).detach()
+    again = {"shared": parameters["shared"].detach() + left @ right + residual}
+    plain = method.encode_text(again | {"own": torch.zeros(16, 32)})
+    (plain * direction).sum().backward()
+    assert left.grad is not None
+    assert right.grad is not None
+    u_part = left.grad @ right.detach()
+    whole = u_part + left.detach() @ right.grad + left.detach() @ (left.detach().T @ u_part)
+    found = parameters["own"].grad
+    assert found is not None
+    assert torch.allclose(found, whole, atol=1e-5 * float(whole.abs().max()))
+
+
 def _graph(text: Array, neighbours: int) -> Array:
     """SCPNet's propagation matrix, row by row."""
     matrix = np.zeros((len(text), len(text)))

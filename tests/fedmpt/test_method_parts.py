@@ -257,7 +257,8 @@ def test_a_block_may_learn_at_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("fedpgp", "of their own"), ("tcp", "a term of the loss")]
+    ("name", "word"),
+    [("fedpgp", "of their own"), ("dpfpl", "of their own"), ("tcp", "a term of the loss")],
 )
 def test_a_sketch_is_refused_where_it_does_not_serve_and_never_chosen_by_rule(
     backbone: Backbone, name: str, word: str

@@ -69,6 +69,7 @@ COUNTS = {  # at ViT-B/16 with VOC's 20 classes; design figures that reproduce t
     "tcp": 331_904,
     "fedtpg": 4_206_080,
     "fedpgp": 10_304,
+    "dpfpl": 16_384,
     "fedawa": 8_192,
     "maple": 3_555_072,
     "ram": 13_022_316,
@@ -576,7 +577,7 @@ def test_a_small_federation_tunes_the_method(
         assert 0 < max(epsilons) <= 8
 
 
-@pytest.mark.parametrize("name", ["fedpgp", "fedawa"])
+@pytest.mark.parametrize("name", ["fedpgp", "dpfpl", "fedawa"])
 def test_shared_noise_is_refused_where_a_client_uses_its_update_more_than_once(
     run: Callable[..., dict[str, Any]], name: str
 ) -> None:

@@ -50,6 +50,7 @@ def test_what_is_given_stays(name: str) -> None:
         ("ram", "adamw", 0.000005, 0.9, 1e-5, 32, 1),
         ("fedmvp", "sgd", 0.003, 0.9, 1e-5, 128, 1),
         ("fedmpt", "sgd", 0.001, 0.9, 1e-5, 32, 1),
+        ("dpfpl", "sgd", 0.001, 0.9, 1e-5, 32, 1),
         ("fedawa", "sgd", 0.001, 0.9, 1e-5, 32, 1),
         ("coop", "sgd", 0.001, 0.9, 1e-5, 32, 1),
         ("promptfl", "sgd", 0.001, 0.9, 1e-5, 32, 1),
