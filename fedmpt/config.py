@@ -344,6 +344,9 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     epsilon: PositiveFloat = 8.0
     delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # None: min(1e-5, 1 / (10 n))
+    declared_sizes: tuple[Annotated[int, msgspec.Meta(ge=10)], ...] | None = (
+        None  # images of every client, as made public; None: true sizes rounded down to tens
+    )
     lifetime: PositiveFloat | None = (
         None  # over all runs on a ledger; None: the ledger's, else epsilon
     )

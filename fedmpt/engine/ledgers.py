@@ -256,8 +256,8 @@ def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms) -> str:
     remedy = {
         "holding": "it is about other data, or data dealt out differently; give another folder, and note that images "
         "in both add up",
-        "n_pub": "the declared size is fixed for the ledger's life; repeat the data and partition settings of its "
-        "first run",
+        "n_pub": "the declared size is fixed for the ledger's life; declare it again "
+        "(--set privacy.declared_sizes=[...], every client's), however many images there are now",
         "delta": f"give --dp-delta {known.delta:g}",
         "lifetime_epsilon": "only the site can raise it, with a new ledger; leave --dp-lifetime out",
     }.get(name, "it is fixed for the ledger's life")

@@ -68,8 +68,19 @@ _SCORE: Final = "score"
 
 
 def public_sizes(federation: Federation) -> list[int]:
-    """Return each client's declared size ``n_public``: its true size rounded down to tens."""
-    return [public_size(len(rows)) for rows in federation.partition.clients]
+    """Return each client's declared size ``n_public``: as configured, else its true size rounded down to tens.
+
+    Raises:
+        UsageError: another number of sizes is configured than there are clients.
+    """
+    clients, declared = federation.partition.clients, federation.config.privacy.declared_sizes
+    if declared is None:
+        return [public_size(len(rows)) for rows in clients]
+    if len(declared) != len(clients):
+        raise UsageError(
+            f"privacy.declared_sizes: {len(declared)} sizes for {len(clients)} clients; give each client's, in order"
+        )
+    return list(declared)
 
 
 def dp_plans(

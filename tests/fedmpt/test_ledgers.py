@@ -102,15 +102,43 @@ def test_a_run_on_other_terms_or_other_data_is_refused_with_the_term(
     assert (ledger / "client-000.jsonl").read_bytes() == before
 
 
-def test_a_changed_declared_size_is_refused(
-    small_run: SmallRun,
-    first_run: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def _declared(summary: dict[str, Any]) -> list[int]:
+    return [row["n_public"] for row in summary["privacy"]["clients"]]
+
+
+def test_a_changed_declared_size_is_refused_and_a_repeated_one_is_not(
+    small_run: SmallRun, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("fedmpt.engine.sites.public_size", lambda size: size // 10 * 10 - 10)
-    with pytest.raises(UsageError, match="n_pub"):
-        small_run(tmp_path / "run", first_run[1], privacy__epsilon=2.0)
+    """Whatever the true sizes are: 250 to 259 images before, one more now, and 250 still."""
+    sizes = [30, 50, 20, 40]
+    options = {"privacy__lifetime": 4.0, "privacy__epsilon": 2.0}
+    ledger = tmp_path / "ledger"
+    first = small_run(tmp_path / "first", ledger, **options, privacy__declared_sizes=sizes)
+    assert _declared(first) == sizes
+    with pytest.raises(UsageError, match=r"n_pub.*declare it again.*declared_sizes"):
+        small_run(tmp_path / "second", ledger, **options, privacy__declared_sizes=[30, 50, 20, 50])
+    second = small_run(tmp_path / "second", ledger, **options, privacy__declared_sizes=sizes)
+    assert _declared(second) == sizes
+
+
+def test_everything_public_follows_the_declared_sizes_alone(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    """Rates, steps and noise are those of the declaration, and so differ from the ones of the true sizes."""
+    plans = {}
+    for name, sizes in (("declared", [60, 60, 60, 60]), ("true", None)):
+        small_run(tmp_path / name, privacy__declared_sizes=sizes, secagg__mode="none")
+        ledgers = sorted((tmp_path / name / "ledger").glob("*.jsonl"))
+        records = [record for path in ledgers for record in read_ledger(path).records]
+        plans[name] = [record["plan"] for record in records if record["kind"] == "plan"]
+        assert len(plans[name]) == 4
+    assert all(plan == plans["declared"][0] for plan in plans["declared"])
+    assert any(plan != plans["true"][0] for plan in plans["true"])
+
+
+def test_a_size_for_each_client_is_needed(small_run: SmallRun, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3 sizes for 4 clients"):
+        small_run(tmp_path / "run", privacy__declared_sizes=[30, 50, 20])
 
 
 def test_a_ledger_that_vanished_is_not_started_anew(
