@@ -19,6 +19,25 @@ def project(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query * query.shape[-1] ** -0.5, key, value
 
 
+def project_queries(block: Any, x: Tensor) -> Tensor:
+    """Return the queries of `project` alone."""
+    attention, width = block.attn, x.shape[-1]
+    weight, bias = attention.in_proj_weight[:width], attention.in_proj_bias[:width]
+    query: Tensor = functional.linear(block.ln_1(x), weight, bias)
+    query = split_heads(query, attention.num_heads)
+    scale: float = query.shape[-1] ** -0.5
+    return query * scale
+
+
+def project_keys(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the keys and values of `project` alone."""
+    attention, width = block.attn, x.shape[-1]
+    weight, bias = attention.in_proj_weight[width:], attention.in_proj_bias[width:]
+    packed = functional.linear(block.ln_1(x), weight, bias)
+    key, value = (split_heads(part, attention.num_heads) for part in packed.chunk(2, dim=-1))
+    return key, value
+
+
 def finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     """Apply what follows attention in a block: output projection, residuals and feed-forward."""
     x = x + block.ls_1(block.attn.out_proj(attended))

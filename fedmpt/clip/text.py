@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedmpt.clip.blocks import finish, join_heads, project
+from fedmpt.clip.blocks import finish, join_heads, project, project_keys, project_queries
 from fedmpt.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -195,42 +195,71 @@ class TextTower:
             head = head.unsqueeze(1)  # [G, 1 or C, P, W]: 1 as long as all classes share it
         tail = suffixes.embeddings + positions[prefix_length : prefix_length + suffix_length]
         tail = tail.expand(groups, count, suffix_length, width)  # [G, C, S, W]
-        tail_mask = _causal(suffix_length, head.device)
-        last = len(self._blocks) - 1
-        for index, block in enumerate(self._blocks):
+        mask = _causal(suffix_length, head.device)
+        for index, block in enumerate(self._blocks[:-1]):
             learnt = deep.get(index)
             if learnt is not None:
                 head = learnt.enter(head)
             query, key, value = project(block, head)  # each [G, 1 or C, H, P, E]
-            if index < last:  # nobody reads the prefix's own output of the last block
-                mask = _causal(head.shape[-2], head.device)
-                weights = (query @ key.mT + mask).softmax(-1)  # [G, 1 or C, H, P, P]
-                head = finish(block, head, join_heads(weights @ value))
-                if learnt is not None:
-                    head = learnt.leave(head)
-            tail = self._tail_block(block, tail, key, value, tail_mask)
+            tail_query, *tail_keys = project(block, tail)  # each [G, C, H, S, E]
+            tail = self._read(block, tail, tail_query, tail_keys, (key, value), mask)
+            weights = (query @ key.mT + _causal(head.shape[-2], head.device)).softmax(-1)
+            head = finish(block, head, join_heads(weights @ value))
+            if learnt is not None:
+                head = learnt.leave(head)
+        # Of the last block, only what the end tokens become is read.
+        block, learnt = self._blocks[-1], deep.get(len(self._blocks) - 1)
+        prefix = project_keys(block, head if learnt is None else learnt.enter(head))
         ends = suffixes.end.view(1, count, 1, 1).expand(groups, count, 1, width)
-        pooled = self._ln_final(tail.gather(2, ends).squeeze(2))  # [G, C, W]
+        last = tail.gather(2, ends)  # [G, C, 1, W]
+        mask = mask[suffixes.end].view(count, 1, 1, suffix_length)
+        query, own = project_queries(block, last), project_keys(block, tail)
+        last = self._read(block, last, query, own, prefix, mask)
+        pooled = self._ln_final(last.squeeze(2))  # [G, C, W]
         if isinstance(self._projection, torch.nn.Linear):
             return self._projection(pooled)  # type: ignore[no-any-return]
         return pooled @ self._projection  # type: ignore[no-any-return]
 
     @staticmethod
-    def _tail_block(block: Any, tail: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Run one block on the suffixes, against the prefix's keys and values: ``[G, C, S, W]`` -> the same."""
-        prefix_length = key.shape[-2]
-        query, own_key, own_value = project(block, tail)  # each [G, C, H, S, E]
-        scores = torch.cat(
-            [
-                query @ key.mT,  # [G, C, H, S, P]
-                query @ own_key.mT + mask,  # [G, C, H, S, S]
-            ],
-            dim=-1,
-        )
-        weights = scores.softmax(-1)
-        mixed = weights[..., :prefix_length] @ value
-        mixed = mixed + weights[..., prefix_length:] @ own_value  # [G, C, H, S, E]
-        return finish(block, tail, join_heads(mixed))
+    def _read(
+        block: Any,
+        tokens: Tensor,
+        query: Tensor,
+        own: Sequence[Tensor],
+        prefix: Sequence[Tensor],
+        mask: Tensor,
+    ) -> Tensor:
+        """Run one block on ``R`` tokens of every suffix, which read the prefix and their suffix.
+
+        Args:
+            block: the block.
+            tokens: ``[G, C, R, W]``.
+            query: their queries ``[G, C, H, R, E]``.
+            own: keys and values of the suffixes, ``[G, C, H, S, E]`` each.
+            prefix: keys and values of the prefixes, ``[G, 1 or C, H, P, E]`` each.
+            mask: added to how they read suffixes, 0 or minus infinity: ``[R, S]``, or ``[C, 1, 1, S]`` for one of each.
+
+        Returns:
+            ``[G, C, R, W]``.
+        """
+        (own_key, own_value), (key, value) = own, prefix
+        scores = [_times_shared(query, key.mT), query @ own_key.mT + mask]
+        weights = torch.cat(scores, dim=-1).softmax(-1)  # [G, C, H, R, P + S]
+        to_prefix, to_own = torch.split(weights, [key.shape[-2], own_key.shape[-2]], dim=-1)
+        mixed = _times_shared(to_prefix, value) + to_own @ own_value  # [G, C, H, R, E]
+        return finish(block, tokens, join_heads(mixed))
+
+
+def _times_shared(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Return ``rows @ matrix``, ``[G, C, H, R, X] @ [G, 1 or C, H, X, Y]``.
+
+    Where the classes share the matrix, their rows are multiplied together: few large products in place of many small.
+    """
+    if matrix.shape[1] != 1:
+        return rows @ matrix
+    groups, count, heads, length, _ = rows.shape
+    together = rows.transpose(1, 2).flatten(2, 3) @ matrix.squeeze(1)  # [G, H, C R, Y]
+    return together.reshape(groups, heads, count, length, -1).transpose(1, 2)
 
 
 def normalise(features: Tensor) -> Tensor:
