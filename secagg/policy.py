@@ -15,7 +15,7 @@ from secagg.graph import COMPLETE_GRAPH, check_strength
 from secagg.layout import FixedSegment, Layout
 from secagg.params import PROTOCOL_VERSION, SUITE, KeyedParams, Mode, RoundParams
 from secagg.roster import Roster
-from secagg.threshold import default_colluders
+from secagg.threshold import default_colluders, threshold
 
 MIN_MASKED_CLIENTS = 3
 
@@ -53,13 +53,28 @@ class Policy:
     verify_sum: bool = False
 
     @classmethod
-    def masking(cls, layout: Layout, *, allow_sensitive: bool = False) -> Policy:
-        """The default floors: masking only, three clients or more, a third may collude."""
+    def masking(
+        cls, layout: Layout, *, cohort: int | None = None, allow_sensitive: bool = False
+    ) -> Policy:
+        """The default floors: masking only, three clients or more, a third may collude.
+
+        Args:
+            layout: the only layout accepted.
+            cohort: clients of a round as the client knows them from elsewhere. Colluders and survivors are then
+                counted by it, however many the server invites: inviting few, among them all colluders, would
+                otherwise lower both.
+            allow_sensitive: whether segments marked `sensitive` are accepted.
+        """
+        colluders, survivors_min = None, MIN_MASKED_CLIENTS
+        if cohort is not None:
+            colluders = default_colluders(cohort)
+            survivors_min = max(MIN_MASKED_CLIENTS, threshold(cohort, colluders))
         return cls(
             layout=layout,
             modes=(Mode.MASKING,),
             n_min=MIN_MASKED_CLIENTS,
-            survivors_min=MIN_MASKED_CLIENTS,
+            survivors_min=survivors_min,
+            colluders=colluders,
             allow_sensitive=allow_sensitive,
         )
 

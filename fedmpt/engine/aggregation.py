@@ -55,6 +55,7 @@ class Aggregation:
         layout: Layout,
         private: bool,
         marks: Path,
+        cohort: int | None = None,
     ) -> None:
         """Create identities, roster and sessions and, for CKKS, the clients' shared key.
 
@@ -64,6 +65,8 @@ class Aggregation:
             layout: what is summed.
             private: whether updates are differentially private.
             marks: folder of the clients' durable one-shot marks.
+            cohort: clients of a round, None for all: what clients insist on in masked rounds follows from it, not from
+                how many the server invites.
 
         Raises:
             secagg.ConfigurationError: the CKKS preset cannot add up so many clients.
@@ -80,7 +83,10 @@ class Aggregation:
             coordinator=self._coordinator.public,
             members=tuple(identity.member() for identity in identities),
         )
-        policy = _policy(self.mode, layout, private=private, config=config)
+        policy = _policy(
+            self.mode, layout, cohort=cohort or clients, private=private, config=config
+        )
+        self._least_survivors, self._colluders = policy.survivors_min, policy.colluders
         self._run_id = new_run_id()
         self._sequence = 0
         self._cache = SignatureCache()  # all clients live in this process; none may see another's
@@ -123,7 +129,6 @@ class Aggregation:
         self, cohort: tuple[ClientId, ...], context: bytes, sequence: int
     ) -> RoundParams:
         """Return the public parameters of a round."""
-        plain = self.mode is Mode.PLAIN
         return RoundParams.for_round(
             mode=self.mode,
             roster=self.roster,
@@ -132,9 +137,9 @@ class Aggregation:
             sequence=sequence,
             run_id=self._run_id,
             invited=cohort,
-            n_min=1 if plain else MIN_MASKED_CLIENTS,
-            survivors_min=1 if plain else MIN_MASKED_CLIENTS,
-            colluders=0 if plain else None,
+            n_min=1 if self.mode is Mode.PLAIN else MIN_MASKED_CLIENTS,
+            survivors_min=self._least_survivors,
+            colluders=self._colluders,
             shared_key=None if self.key_epoch is None else self.key_epoch.key,
             verify_sum=self._verify_sum,
         )
@@ -198,11 +203,13 @@ def _saved(mark: Path) -> bytes:
     return mark.read_bytes() if mark.exists() else b""
 
 
-def _policy(mode: Mode, layout: Layout, *, private: bool, config: SecAggConfig) -> Policy:
+def _policy(
+    mode: Mode, layout: Layout, *, cohort: int, private: bool, config: SecAggConfig
+) -> Policy:
     """Return the floors of every client of the run."""
     match mode:
         case Mode.MASKING:
-            return Policy.masking(layout, allow_sensitive=not private)
+            return Policy.masking(layout, cohort=cohort, allow_sensitive=not private)
         case Mode.CKKS:
             return Policy.ckks(layout, allow_sensitive=not private, verify_sum=config.ckks_verify)
         case Mode.PLAIN:

@@ -363,14 +363,19 @@ class Site:
 
         Raises:
             privacy.BudgetExhausted: the round would spend more than the target; nothing was computed.
+            RunError: the round's sum may hold fewer honest shares than the plan counts on; nothing was charged.
         """
         federation, guard = self._federation, self._guard
         if guard is None:
             raise RunError("noise shares need a privacy plan")
+        honest = honest_others(self.session.guaranteed_honest, self.session.colluders)
+        if honest < guard.plan.honest:  # the session's policy refuses such a round before
+            raise RunError(
+                f"a sum that is sure to hold {honest} honest shares of noise: the plan counts on {guard.plan.honest}"
+            )
         charge, admission = guard.budget.charge(state.round + 1)
         guard.run_epsilon = admission.run_epsilon
         self.session.charged(guard.ledger, charge)
-        honest = honest_others(self.session.guaranteed_honest, self.session.colluders)
         gradient = IntegerGradient(plan=guard.plan, shapes=shapes, history=guard.history)
         if guard.plan.unit is PrivacyUnit.CLIENT:
             rows = {DELTA_BLOCK: torch.from_numpy(self._change(state, lr=lr))[None]}

@@ -199,6 +199,7 @@ def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, An
             layout=rounds.layout,
             private=config.privacy.enabled,
             marks=store.folder / "marks",
+            cohort=min(len(cohort) for cohort in federation.schedule),
         )
         opened = (
             open_budgets(ledgers, plans, stack=stack, accountant=ready.accountant) if plans else []

@@ -22,7 +22,7 @@ from fedmpt.engine.share_terms import (
     honest_others,
 )
 from fedmpt.engine.sites import Site
-from fedmpt.errors import UsageError
+from fedmpt.errors import RunError, UsageError
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import ClientId
 from privacy import (
@@ -33,7 +33,9 @@ from privacy import (
     read_ledger,
 )
 from privacy.integer import GridRelease, IntegerGradient
+from secagg import RoundAborted
 from secagg import Update as SegmentValues
+from secagg.policy import Policy
 from secagg.threshold import default_colluders, threshold
 
 
@@ -109,9 +111,9 @@ def test_a_run_with_shared_noise_stays_within_its_budget(shared: Any) -> None:
     assert (plan["noise"], plan["arithmetic"], plan["honest"]) == ("shares", "integer", 3)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(("lost", "stage"), [(0, ""), (1, "upload"), (1, "advertise")])
 def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_colluders_know(
-    shared: Any, monkeypatch: pytest.MonkeyPatch, lost: int
+    shared: Any, monkeypatch: pytest.MonkeyPatch, lost: int, stage: str
 ) -> None:
     """With queries of zero, the sum that the server opens is noise alone; each round loses ``lost`` clients."""
     totals: list[np.ndarray] = []
@@ -129,7 +131,7 @@ def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_
 
     monkeypatch.setattr(IntegerGradient, "release", silent)
     monkeypatch.setattr(
-        "fedmpt.engine.loop.simulated_losses", lambda *_, **__: dict.fromkeys(range(lost), "upload")
+        "fedmpt.engine.loop.simulated_losses", lambda *_, **__: dict.fromkeys(range(lost), stage)
     )
     advance = fedmpt.engine.shares.SharedNoise.advance
     survivors = set()
@@ -158,6 +160,65 @@ def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_
     unknown = (values - np.concatenate(told)).std() / claimed
     assert unknown == pytest.approx(((5 - lost - colluders) / plan.honest) ** 0.5, rel=0.02)
     assert unknown > 0.98
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_server_that_invites_a_victim_and_its_own_helpers_alone_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """Among four invited, one helper is assumed and two shares suffice; the plan of twelve counts on five.
+
+    The control is the policy that counts those invited: three helpers then know all but two shares of the noise.
+    """
+    if not guarded:
+        by_invitation = Policy.masking
+        monkeypatch.setattr(
+            "fedmpt.engine.aggregation.Policy.masking",
+            lambda layout, *, cohort, allow_sensitive: by_invitation(layout),
+        )
+    envelope = GridEnvelope.of(dimension=3, noise_bound=10)
+    aggregation = Aggregation(
+        config=SecAggConfig(),
+        clients=12,
+        layout=envelope.layout,
+        private=True,
+        marks=tmp_path / "marks",
+    )
+    aggregation._colluders, aggregation._least_survivors = None, 3  # what the server says
+    honest = []
+
+    def contribute(client: ClientId) -> SegmentValues:
+        session = aggregation.sessions[client]
+        honest.append(honest_others(session.guaranteed_honest, session.colluders))
+        nothing = np.zeros(3, dtype=np.int64)
+        return envelope.seal(GridRelease(query=nothing, noise=nothing))
+
+    def lie() -> None:
+        few = tuple(ClientId(client) for client in range(4))
+        aggregation.run(few, contribute, resubmit=False, context=bytes(32), lost=lambda _: {})
+
+    if guarded:
+        with pytest.raises(RoundAborted):
+            lie()
+        assert honest == []
+    else:
+        lie()
+        assert honest == [2] * 4
+        assert counted_on(12) == 5
+
+
+def test_a_client_gives_no_share_to_a_sum_with_fewer_than_planned(
+    shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the session let through; nothing is charged for it."""
+    monkeypatch.setattr("fedmpt.engine.sites.honest_others", lambda *_: LEAST_HONEST - 1)
+    with pytest.raises(RunError, match="the plan counts on 3"):
+        shared()
+    ledgers = sorted((tmp_path / "run" / "ledger").glob("*.jsonl"))
+    assert len(ledgers) == 5
+    for path in ledgers:
+        kinds = {record["kind"] for record in read_ledger(path).records}
+        assert "charge" not in kinds
 
 
 @pytest.mark.parametrize(("resubmit", "calls"), [(True, 1), (False, 2)])
@@ -229,6 +290,32 @@ def test_integer_noise_is_refused_where_it_would_take_more_of_delta_than_is_set_
     with pytest.raises(UsageError, match=r"would take .* of delta .* set aside"):
         shared(**options)
     assert not (tmp_path / "run" / "ledger").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": "local", "arithmetic": "integer"}])
+def test_plans_of_integer_noise_keep_a_hundredth_of_delta_for_being_discrete(
+    shared: Any, options: dict[str, str]
+) -> None:
+    given = {f"privacy__{name}": value for name, value in options.items()}
+    summary, folder = shared(**given, privacy__delta=1e-6, train__rounds=1)
+    terms = read_ledger(folder / "ledger" / "client-000.jsonl").terms
+    assert terms.delta == pytest.approx(0.99e-6, rel=1e-12)
+    assert {row["delta"] for row in summary["privacy"]["clients"]} == {terms.delta}
+
+
+def test_a_run_may_take_the_square_of_its_part_of_a_lifetime_of_what_is_set_aside(
+    shared: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Half of a lifetime of 8: a quarter of a hundredth of delta."""
+    given = {"privacy__epsilon": 4.0, "privacy__lifetime": 8.0, "privacy__delta": 1e-6}
+    room = 0.01 * 0.99e-6 / 4
+    spent = [1.01 * room, 0.99 * room]
+    monkeypatch.setattr("fedmpt.engine.integer_terms.discretisation_delta", lambda **_: spent[0])
+    with pytest.raises(UsageError, match="set aside"):
+        shared(**given, train__rounds=1)
+    del spent[0]
+    summary, _ = shared(**given, train__rounds=1)
+    assert summary["privacy"]["clients"][0]["lifetime_epsilon"] == 8.0
 
 
 def test_runs_that_add_up_to_a_lifetime_may_take_no_more_of_delta_than_one_run_of_it() -> None:
