@@ -343,7 +343,7 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
 
     enabled: bool = True
     epsilon: PositiveFloat = 8.0
-    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None  # None: min(1e-5, 1 / (10 n))
+    delta: Annotated[float, msgspec.Meta(ge=1e-11, lt=1)] | None = None  # None: min(1e-5, 1/(10 n))
     declared_sizes: tuple[Annotated[int, msgspec.Meta(ge=10)], ...] | None = (
         None  # images of every client, as made public; None: true sizes rounded down to tens
     )
@@ -353,7 +353,9 @@ class PrivacyConfig(Section, frozen=True, kw_only=True):
     noise: Literal["local", "shares"] = "local"  # all of it on every client, or in the sum only
     unit: Literal["example", "client"] = "example"  # what is protected; a client needs shares
     arithmetic: Literal["float", "integer"] = "float"  # of query and noise; shares are integers
-    clip: PositiveFloat | None = None  # joint L2 norm C of an example's weighted gradient
+    clip: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)] | None = (
+        None  # joint L2 norm C of an example's weighted gradient
+    )
     clip_mode: Literal["flat", "normalise"] = "normalise"
     space: Literal["auto", "text", "sketch", "prompt"] = (
         "auto"  # where examples are clipped and noised; auto: see docs/privacy.md

@@ -20,6 +20,16 @@ from privacy.grid import discretisation_delta
 SET_ASIDE: Final = 0.01  # of delta, for noise being discrete
 
 
+def given_to_plans(delta: float) -> float:
+    """Return the delta that plans of integer noise are made for, of a claim's ``delta``; rounded to 12 digits."""
+    return float(f"{delta * (1 - SET_ASIDE):.12g}")
+
+
+def asked_for(planned: float) -> float:
+    """Return the claim's delta of which `given_to_plans` leaves ``planned``."""
+    return float(f"{planned / (1 - SET_ASIDE):.15g}")
+
+
 def step_shapes(federation: Federation, plan: DPPlan) -> dict[str, tuple[int, ...]]:
     """Return the blocks that a step of this plan releases, with their shapes."""
     if plan.unit is PrivacyUnit.CLIENT:

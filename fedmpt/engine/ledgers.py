@@ -17,10 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
+from fedmpt.engine.integer_terms import asked_for
 from fedmpt.engine.prepare import Federation
 from fedmpt.errors import BudgetSpent, UsageError
 from fedmpt.runstore import require_schema
 from privacy import (
+    Arithmetic,
     Budget,
     BudgetExhausted,
     DPPlan,
@@ -95,6 +97,8 @@ def plan_ledgers(
         UsageError: a carried ledger is about other data or on other terms, or some are missing.
     """
     holding = holding_name(federation)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--ledger {folder}: is a file; give the folder of the clients' ledgers")
     on_file = _on_file(folder, len(plans)) if carried else {}
     config = federation.config.privacy
     if config.lifetime is not None and config.lifetime < config.epsilon:
@@ -113,7 +117,7 @@ def plan_ledgers(
             unit=plan.unit,
         )
         if known is not None and known != wanted:
-            raise UsageError(_other_terms(folder / file_name(client), known, wanted))
+            raise UsageError(_other_terms(folder / file_name(client), known, wanted, plan))
         terms.append(wanted)
     run = f"{federation.digest.hex()[:8]}-{secrets.token_hex(4)}"
     return Ledgers(run=run, folder=folder, carried=carried, terms=tuple(terms))
@@ -250,7 +254,9 @@ def _all_rounds(plan: DPPlan) -> Event:
     return plan.event(plan.rounds * plan.steps_per_round)
 
 
-def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms) -> str:
+def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms, plan: DPPlan) -> str:
+    integers = plan.arithmetic is Arithmetic.INTEGER
+    delta = asked_for(known.delta) if integers else known.delta
     old, new = known.to_record(), wanted.to_record()
     name = next(name for name in old if old[name] != new[name])
     remedy = {
@@ -258,7 +264,7 @@ def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms) -> str:
         "in both add up",
         "n_pub": "the declared size is fixed for the ledger's life; declare it again "
         "(--set privacy.declared_sizes=[...], every client's), however many images there are now",
-        "delta": f"give --dp-delta {known.delta:g}",
+        "delta": f"give --dp-delta {delta!r}",
         "lifetime_epsilon": "only the site can raise it, with a new ledger; leave --dp-lifetime out",
     }.get(name, "it is fixed for the ledger's life")
     return (

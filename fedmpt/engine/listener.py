@@ -12,7 +12,7 @@ from fedmpt.runstore import ROUND_SCHEMA
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What a run is about to do; every number is public.
+    """What a run is about to do; public but for ``data`` and ``protocol_digests``, which only a simulation knows.
 
     Attributes:
         method: name of the method and what it tunes.

@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
-from fedmpt.engine.integer_terms import SET_ASIDE
+from fedmpt.engine.integer_terms import given_to_plans
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
@@ -45,7 +45,9 @@ from privacy import (
     Arithmetic,
     Budget,
     CalibrationCache,
+    CalibrationError,
     ClipMode,
+    ConfigurationError,
     DPPlan,
     DPSpace,
     GaussianNoise,
@@ -71,11 +73,20 @@ def public_sizes(federation: Federation) -> list[int]:
     """Return each client's declared size ``n_public``: as configured, else its true size rounded down to tens.
 
     Raises:
-        UsageError: another number of sizes is configured than there are clients.
+        UsageError: another number of sizes is configured than there are clients, or a client holds too little.
     """
     clients, declared = federation.partition.clients, federation.config.privacy.declared_sizes
     if declared is None:
-        return [public_size(len(rows)) for rows in clients]
+        sizes = []
+        for client, rows in enumerate(clients):
+            try:
+                sizes.append(public_size(len(rows)))
+            except ConfigurationError as error:
+                raise UsageError(
+                    f"client {client} holds {len(rows)} image(s): {error}; use fewer --clients, a larger "
+                    "clients.minimum_size, or privacy.declared_sizes"
+                ) from error
+        return sizes
     if len(declared) != len(clients):
         raise UsageError(
             f"privacy.declared_sizes: {len(declared)} sizes for {len(clients)} clients; give each client's, in order"
@@ -106,7 +117,7 @@ def dp_plans(
     shares = config.privacy.noise == "shares"
     integers = shares or config.privacy.arithmetic == "integer"
     if integers:
-        delta *= 1 - SET_ASIDE
+        delta = given_to_plans(delta)
     cache = CalibrationCache(cache_folder / "calibration.json")
     batches = [federation.local.batch_size] * len(sizes)
     if shares and not by_client:
@@ -114,11 +125,12 @@ def dp_plans(
     weights = {} if by_client else _block_weights(federation)
     plans = []
     for index, (size, batch_size) in enumerate(zip(sizes, batches, strict=True)):
+        rounds = max(1, federation.rounds_of(ClientId(index)))
         plans.append(
-            make_plan(
+            _calibrated(
                 n_pub=size,
                 target_epsilon=config.privacy.epsilon,
-                rounds=max(1, federation.rounds_of(ClientId(index))),
+                rounds=rounds,
                 max_grad_norm=config.privacy.clip or 1.0,
                 batch_size=batch_size,
                 steps_per_round=1
@@ -137,6 +149,16 @@ def dp_plans(
             )
         )
     return common_plans(plans) if shares else plans
+
+
+def _calibrated(*, target_epsilon: float, rounds: int, **terms: Any) -> DPPlan:
+    try:
+        return make_plan(target_epsilon=target_epsilon, rounds=rounds, **terms)
+    except CalibrationError as error:
+        raise UsageError(
+            f"--dp-epsilon {target_epsilon:g} over {rounds} round(s) of {terms['steps_per_round']} step(s): {error}; "
+            "use a larger --dp-epsilon or fewer --rounds, or --no-dp where no privacy is meant"
+        ) from error
 
 
 def _block_weights(federation: Federation) -> dict[str, float]:

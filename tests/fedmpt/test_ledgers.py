@@ -141,6 +141,49 @@ def test_a_size_for_each_client_is_needed(small_run: SmallRun, tmp_path: Path) -
         small_run(tmp_path / "run", privacy__declared_sizes=[30, 50, 20])
 
 
+def test_a_run_of_integer_noise_on_a_ledger_of_another_delta_is_told_one_that_fits(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    options = {"privacy__epsilon": 1.0, "privacy__lifetime": 4.0, "train__rounds": 1}
+    small_run(tmp_path / "float", ledger, **options, privacy__delta=1e-6)
+    options["privacy__arithmetic"] = "integer"
+    with pytest.raises(UsageError, match="delta") as refusal:
+        small_run(tmp_path / "integer", ledger, **options, privacy__delta=1e-6)
+    remedy = float(str(refusal.value).rsplit("--dp-delta ", 1)[1])
+    summary = small_run(tmp_path / "integer", ledger, **options, privacy__delta=remedy)
+    assert {row["delta"] for row in summary["privacy"]["clients"]} == {1e-6}
+
+
+def test_a_ledger_must_be_a_folder_and_is_asked_for_before_anything_is_made(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    (tmp_path / "ledger").write_text("")
+    with pytest.raises(UsageError, match="is a file; give the folder"):
+        small_run(tmp_path / "run", tmp_path / "ledger")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"privacy__epsilon": 1e-7}, r"--dp-epsilon 1e-07 over 2 round\(s\).* fewer --rounds"),
+        (
+            {"clients__count": 30, "clients__minimum_size": 2},
+            r"client \d+ holds \d image.*--clients",
+        ),
+        ({"privacy__delta": 1e-13}, r"privacy\.delta"),
+        ({"privacy__clip": 1e9}, r"privacy\.clip"),
+    ],
+)
+def test_terms_that_no_plan_can_have_are_refused_with_value_and_remedy(
+    small_run: SmallRun, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        small_run(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_ledger_that_vanished_is_not_started_anew(
     small_run: SmallRun, first_run: tuple[Path, Path], tmp_path: Path
 ) -> None:

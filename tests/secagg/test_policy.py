@@ -33,6 +33,23 @@ def test_stricter_parameters_than_the_floors_are_accepted(federation, stricter):
     check(world, Policy.masking(world.layout), world.params(**stricter))
 
 
+def test_colluders_and_survivors_are_counted_by_the_known_cohort_however_few_are_invited(
+    federation,
+):
+    """Four of twelve, three of whom may help the server: by those invited, one helper would be assumed."""
+    world = federation(12)
+    few = world.ids[:4]
+    params = world.params(invited=few)
+    assert params.colluders == 1
+    check(world, Policy.masking(world.layout), params)  # the control
+    policy = Policy.masking(world.layout, cohort=12)
+    with pytest.raises(PolicyViolation, match=r"survivors_min=3: .* at least 8"):
+        check(world, policy, params)
+    with pytest.raises(PolicyViolation, match=r"colluders=1: .* at least 3"):
+        check(world, policy, world.params(colluders=1, survivors_min=8))
+    check(world, policy, world.params(survivors_min=8))
+
+
 def test_plain_mode_is_refused_unless_it_is_allowed_by_name(federation):
     world = federation(5)
     with pytest.raises(UnsupportedSuite, match="PLAIN"):
