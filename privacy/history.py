@@ -39,6 +39,7 @@ from privacy.events import (
     event_to_record,
 )
 from privacy.forms import FORMAT, NAME, check_form, is_name
+from privacy.grid import share_variance
 from privacy.plan import DPPlan, check_delta
 
 GENESIS = hashlib.sha256(FORMAT.encode()).digest()
@@ -302,6 +303,8 @@ class Story:
             event_to_record(plan.round_event()) == record["event"],
             "the event is not that of its plan",
         )
+        if plan.clip_steps is not None:  # a grid too coarse for the proof has no epsilon
+            share_variance(plan.noise_multiplier, plan.clip_steps, plan.honest)
         steps = plan.rounds * plan.steps_per_round
         _require_reach(steps, plan.rounds * divergence(plan.round_event()), "the plan's rounds")
 

@@ -6,7 +6,8 @@
 Nothing that the file says about epsilon is believed: the chain is verified, the charged events are
 composed anew by dp-accounting (PLD) and by Opacus (PRV). Exit code 0 if every ledger verifies and
 both accountants agree, 1 otherwise, 2 for wrong use. A ledger that is malformed, or that would keep
-an accountant busy for long, does not verify (`privacy.history`).
+an accountant busy for long, does not verify (`privacy.history`). A torn last line, and a total above
+the lifetime limit, are printed and leave the exit code as it is: figures can be trusted all the same.
 """
 
 import argparse
@@ -197,9 +198,16 @@ def _print(path: Path, result: LedgerFigures) -> None:
     for part in (*result.runs, result.total):
         name = "all runs" if part.run is None else part.run
         spent = part.disagreement or _spent(part)
-        print(f"  {name}: {part.rounds} rounds, {part.steps} steps, {spent}")
+        over = part is result.total and math.inf > part.epsilon > terms.lifetime_epsilon
+        limit = f"; OVER ITS LIMIT of {terms.lifetime_epsilon:g}" if over else ""
+        print(f"  {name}: {part.rounds} rounds, {part.steps} steps, {spent}{limit}")
     replaced = display_epsilon(result.replace_one) if math.isfinite(result.replace_one) else "none"
     print(f"  replace-one (another relation): {replaced}")
+    if result.history.torn_bytes:
+        print(
+            f"  TORN: the last {result.history.torn_bytes} bytes are half a record, which is not counted; the next "
+            "writer cuts and books them"
+        )
 
 
 def _spent(part: Recomputed) -> str:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from hypothesis import strategies as st
 
 from privacy import (
     AccountingError,
+    Arithmetic,
     Budget,
     BudgetExhausted,
     DPPlan,
     Ledger,
+    LedgerConflict,
     LedgerCorrupt,
     LedgerTerms,
     PLDAccountant,
     read_ledger,
 )
+from privacy.grid import clip_steps_for
 from privacy.recompute import main, recompute
 
 PlanWith = Callable[..., DPPlan]
@@ -85,6 +89,49 @@ def test_the_command_prints_figures_and_its_exit_code_tells_a_broken_ledger(
     out, err = capsys.readouterr()
     assert [set(row) for row in json.loads(out)] == [{"ledger", "error"}] * 2
     assert "record 1" in err
+
+
+def test_a_total_above_the_lifetime_limit_is_told_in_the_text_and_one_below_is_not(
+    ledger_path: Path, terms: LedgerTerms, plan_with: PlanWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, limit = plan_with(), replace(terms, lifetime_epsilon=0.5)
+    with Ledger(ledger_path, terms=limit) as ledger:
+        ledger.accept_plan("run-1", plan)
+        assert main([str(ledger_path)]) == 0
+        assert "OVER ITS LIMIT" not in capsys.readouterr().out
+        ledger.charge(run="run-1", round_index=0, plan=plan)
+    assert main([str(ledger_path)]) == 0  # the figures can be trusted
+    told = [line for line in capsys.readouterr().out.splitlines() if "OVER ITS LIMIT" in line]
+    assert len(told) == 1
+    assert "all runs" in told[0]
+    assert told[0].endswith("OVER ITS LIMIT of 0.5")
+
+
+def test_a_torn_tail_is_told_in_the_text(
+    two_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(two_runs)])
+    assert "TORN" not in capsys.readouterr().out
+    with two_runs.open("a") as file:
+        file.write('{"hash":')
+    assert main([str(two_runs)]) == 0
+    assert "TORN: the last 8 bytes" in capsys.readouterr().out
+
+
+def test_a_plan_whose_grid_is_too_coarse_for_its_proof_is_refused(
+    ledger_path: Path, plan_with: PlanWith, terms: LedgerTerms
+) -> None:
+    """Integer noise of one grid step has no Gaussian accountant; it would be charged as if it had."""
+    fine = clip_steps_for(plan_with().noise_multiplier, 1)
+    coarse = plan_with(arithmetic=Arithmetic.INTEGER, clip_steps=1)
+    with Ledger(ledger_path, terms=terms) as ledger:
+        with pytest.raises(LedgerConflict, match="too coarse"):
+            ledger.accept_plan("run-1", coarse)
+        ledger.accept_plan("run-1", plan_with(arithmetic=Arithmetic.INTEGER, clip_steps=fine))
+    records = [record_of(line) for line in ledger_path.read_text().splitlines()]
+    records[1]["plan"]["clip_steps"] = 1
+    write_chain(ledger_path, records)
+    assert "too coarse" in refusal(ledger_path)
 
 
 def test_accountants_that_disagree_are_told_and_no_figure_is_given(
