@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from fedmpt.audit.figures import same, same_epsilon
 from fedmpt.audit.findings import Account, Finding, Kind, Upload
+from fedmpt.audit.forms import ClientRow
 from fedmpt.audit.records import RunRecords
 from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.engine.aggregation import ATTEMPTS
 from fedmpt.engine.ledgers import file_name
 from privacy import (
+    DPPlan,
     LedgerError,
     LedgerHead,
     LedgerHistory,
     LedgerRolledBack,
+    NoiseMode,
     PLDAccountant,
     read_ledger,
     replace_one_epsilon,
@@ -31,8 +35,6 @@ from privacy.budget import rounds_that_fit
 from privacy.events import Event
 from privacy.recompute import Recomputed, figures_of
 
-FIGURE_TOLERANCE: Final = 1e-4  # between a recorded epsilon and its recomputation
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientAudit:
@@ -40,6 +42,8 @@ class ClientAudit:
 
     Attributes:
         account: what was spent; None where the ledger cannot be read.
+        plans: that it charged in this run, in order; an honest run has one.
+        epsilons: spent in this run as of each round of ``metrics.jsonl``.
         uploads: what it books as sent in this run.
         findings: what is wrong.
     """
@@ -47,6 +51,8 @@ class ClientAudit:
     account: Account | None
     uploads: tuple[Upload, ...]
     findings: tuple[Finding, ...]
+    plans: tuple[DPPlan, ...] = ()
+    epsilons: Mapping[int, float] = field(default_factory=dict)
 
 
 def audit_client(client: int, records: RunRecords, accountant: PLDAccountant) -> ClientAudit:
@@ -65,9 +71,7 @@ def audit_client(client: int, records: RunRecords, accountant: PLDAccountant) ->
         broken = Finding(kind=Kind.LEDGER_BROKEN, where=str(path), what=str(error))
         return ClientAudit(account=None, uploads=(), findings=(broken,))
     assert records.index is not None  # noqa: S101 -- without an index no client is audited
-    return _ClientLedger(client, path, history, str(records.index["run"]), records).audit(
-        accountant
-    )
+    return _ClientLedger(client, path, history, records.index.run, records).audit(accountant)
 
 
 class _ClientLedger:
@@ -83,6 +87,7 @@ class _ClientLedger:
         self._records = records
         self._mine = [r for r in history.records if r.get("run") == run]
         self._releases = [r for r in self._mine if r["kind"] == "release"]
+        self._plans = [DPPlan.from_record(r["plan"]) for r in self._mine if r["kind"] == "plan"]
         self._events = history.events(run)
         self._findings: list[Finding] = []
 
@@ -93,22 +98,24 @@ class _ClientLedger:
         self._check_figures(run, total)
         self._check_end()
         self._check_uploads()
-        plan = next((r for r in reversed(self._mine) if r["kind"] == "plan"), None)
         account = None
-        if plan is None:
+        if not self._plans:
             self._find(Kind.CONTRADICTION, f"no plan of run {self._run}; another run's ledger?")
         else:
-            account = self._account(plan["plan"], run, total, accountant)
+            account = self._account(self._plans[-1], run, total, accountant)
             self._check_limits(account)
-            self._check_plan(plan["plan"])
-            self._check_summary(account)
+            self._check_summary(account, accountant)
         return ClientAudit(
-            account=account, uploads=tuple(self._uploads()), findings=tuple(self._findings)
+            account=account,
+            uploads=tuple(self._uploads()),
+            findings=tuple(self._findings),
+            plans=tuple(dict.fromkeys(self._plans)),
+            epsilons=self._epsilons(accountant),
         )
 
     def _account(
         self,
-        plan: Mapping[str, Any],
+        plan: DPPlan,
         run: Recomputed,
         total: Recomputed,
         accountant: PLDAccountant,
@@ -120,12 +127,12 @@ class _ClientLedger:
             rounds_left = rounds_that_fit(
                 self._events[-1],
                 [
-                    (self._events, plan["target_epsilon"]),
+                    (self._events, plan.target_epsilon),
                     (self._history.events(), terms.lifetime_epsilon),
                 ],
                 delta=terms.delta,
                 accountant=accountant,
-                at_most=plan["rounds"],
+                at_most=plan.rounds,
             )
         return Account(
             client=self._client,
@@ -133,16 +140,15 @@ class _ClientLedger:
             n_public=terms.n_pub,
             epsilon=run.epsilon,
             epsilon_check=run.figures.prv if run.figures is not None else None,
-            epsilon_shown=accountant.epsilon(self._shown(), terms.delta),
-            target=plan["target_epsilon"],
+            target=plan.target_epsilon,
             total=total.epsilon,
             lifetime=terms.lifetime_epsilon,
             delta=terms.delta,
             replace_one=replace_one_epsilon(
                 self._history.events(), terms.delta, of_record=accountant
             ),
-            noise_multiplier=plan["noise_multiplier"],
-            sample_rate=plan["sample_rate"],
+            noise_multiplier=plan.noise_multiplier,
+            sample_rate=plan.sample_rate,
             steps=run.steps,
             rounds=run.rounds,
             rounds_unsent=sum((c.round, c.attempt) not in sent for c in self._charges()),
@@ -151,16 +157,22 @@ class _ClientLedger:
             head=self._history.head,
         )
 
-    def _shown(self) -> tuple[Event, ...]:
-        """Events of the rounds that ``metrics.jsonl`` has; a round that was charged and not done comes after them."""
-        last = max((line["round"] for line in self._records.metrics), default=0)
-        return tuple(charge.event for charge in self._charges() if charge.round <= last)
+    def _epsilons(self, accountant: PLDAccountant) -> dict[int, float]:
+        """Return what was spent as of each round; a round that was charged and not done is of the one it came in."""
+        delta = self._history.terms.delta
+        return {
+            line.round: accountant.epsilon(
+                tuple(charge.event for charge in self._charges() if charge.round <= line.round),
+                delta,
+            )
+            for line in self._records.lines
+        }
 
     def _check_figures(self, run: Recomputed, total: Recomputed) -> None:
         for part in {run.disagreement, total.disagreement} - {""}:
             self._find(Kind.ACCOUNTANTS_DISAGREE, part)
         for record in self._mine:
-            if record["kind"] == "close" and not _close(record["epsilon"], run.epsilon):
+            if record["kind"] == "close" and not same_epsilon(record["epsilon"], run.epsilon):
                 self._find(
                     Kind.WRONG_FIGURE,
                     f"its closing record says epsilon {record['epsilon']}, its charges give {run.epsilon:.6f}",
@@ -187,24 +199,22 @@ class _ClientLedger:
                 )
 
     def _remembered(self) -> list[tuple[str, LedgerHead]]:
-        heads = []
-        for row in (self._records.index or {}).get("clients", []):
-            if row["client"] == self._client:
-                heads.append(("ledger.json", LedgerHead(**row["head"])))
-        row = self._summary_row()
-        if row is not None and "ledger_head" in row:
-            heads.append(("summary.json", LedgerHead(**row["ledger_head"])))
-        return heads
+        index, claims = self._records.index, self._records.claims
+        heads = [
+            ("ledger.json", row.head.as_head())
+            for row in (index.clients if index is not None else ())
+            if row.client == self._client
+        ]
+        rows = claims.privacy.rows_of(self._client) if claims is not None else []
+        return heads + [("summary.json", row.ledger_head.as_head()) for row in rows]
 
     def _check_uploads(self) -> None:
-        """Every update in a sum has its charge, and no charge has more uploads than attempts and further sums."""
+        """Every update in a sum has its charge, and no charge has more uploads than it covers."""
         charged = Counter(charge.round for charge in self._charges())
         released = {record["round"] for record in self._releases}
-        attempts = {}
-        for line in self._records.metrics:
-            number = line["round"]
-            attempts[number] = line.get("attempts", 1)
-            if self._client not in line.get("survivors", []):
+        for line in self._records.lines:
+            number = line.round
+            if self._client not in line.survivors:
                 continue
             if not charged[number]:
                 self._find(
@@ -216,13 +226,24 @@ class _ClientLedger:
                     Kind.UPLOAD_WITHOUT_CHARGE,
                     f"its update is in the sum of round {number}, which has a charge and no booked upload",
                 )
+        attempts = {line.round: line.attempts for line in self._records.lines}
         sent = Counter((record["round"], record["attempt"]) for record in self._releases)
+        shared = {plan.plan_hash for plan in self._plans if plan.noise is NoiseMode.SHARES}
+        once = {(c.round, c.attempt) for c in self._charges() if c.plan_hash in shared}
         # further sums of a round are over what its one charge released, and lose no client
-        further = sums_of_a_round(self._records.config["method"]["name"]) - 1
+        further = sums_of_a_round(self._records.settings.method.name) - 1
         for (number, attempt), count in sorted(sent.items()):
+            if (number, attempt) in once:
+                if count > 1:
+                    self._find(
+                        Kind.SECOND_UPLOAD,
+                        f"{count} uploads for charge {attempt} of round {number}: a share of noise hides one, and "
+                        "every further attempt is a charge of its own",
+                    )
+                continue
             # an earlier charge of a round is of attempts that no line speaks of
             last = attempt == charged[number] - 1
-            tried = attempts.get(number, ATTEMPTS) if last else ATTEMPTS
+            tried = min(attempts.get(number, ATTEMPTS), ATTEMPTS) if last else ATTEMPTS
             if count > tried + further:
                 self._find(
                     Kind.SECOND_UPLOAD,
@@ -240,44 +261,50 @@ class _ClientLedger:
                     Kind.OVER_BUDGET, f"{name} spent epsilon {spent:.4f}, the limit is {limit:g}"
                 )
 
-    def _check_plan(self, plan: Mapping[str, Any]) -> None:
-        privacy = self._records.config["privacy"]
-        for name, planned in (("epsilon", plan["target_epsilon"]), ("delta", plan["delta"])):
-            if name in privacy and planned > privacy[name]:
-                self._find(
-                    Kind.CONTRADICTION,
-                    f"config.toml allows {name} {privacy[name]}, the charged plan has {planned}",
-                )
-        for name, planned in (
-            *(("clip", plan["max_grad_norm"]), ("clip_mode", plan["clip"])),
-            *(("noise", plan["noise"]), ("unit", plan["unit"])),
-        ):
-            if name in privacy and planned != privacy[name]:
-                self._find(
-                    Kind.CONTRADICTION,
-                    f"config.toml says {name} {privacy[name]}, the charged plan {planned}",
-                )
-
-    def _check_summary(self, account: Account) -> None:
-        row = self._summary_row()
-        if row is None:
-            if self._records.summary is not None:
-                self._find(Kind.CONTRADICTION, "summary.json has no account of this client")
+    def _check_summary(self, account: Account, accountant: PLDAccountant) -> None:
+        claims = self._records.claims
+        if claims is None:
             return
-        for name, recomputed in (
-            ("epsilon", account.epsilon),
-            ("delta", account.delta),
-            ("noise_multiplier", account.noise_multiplier),
-            ("sample_rate", account.sample_rate),
-            ("steps", account.steps),
-            ("rounds", account.rounds),
-            ("n_public", account.n_public),
-        ):
-            if not _close(row.get(name), recomputed):
-                self._find(
-                    Kind.WRONG_FIGURE,
-                    f"summary.json says {name} {row.get(name)}, the ledger gives {recomputed}",
-                )
+        rows = claims.privacy.rows_of(self._client)
+        if len(rows) != 1:
+            self._find(
+                Kind.CONTRADICTION,
+                f"summary.json has {len(rows)} accounts of this client"
+                if rows
+                else "summary.json has no account of this client",
+            )
+        for row in rows:
+            total = accountant.epsilon(self._events_before(row), self._history.terms.delta)
+            for name, recomputed in (
+                ("epsilon", account.epsilon),
+                ("lifetime_spent", total),
+            ):
+                if not same_epsilon(getattr(row, name), recomputed):
+                    self._find_figure(name, getattr(row, name), recomputed)
+            for name, recomputed in (
+                ("delta", account.delta),
+                ("noise_multiplier", account.noise_multiplier),
+                ("sample_rate", account.sample_rate),
+                ("lifetime_epsilon", account.lifetime),
+                ("steps", account.steps),
+                ("rounds", account.rounds),
+                ("n_public", account.n_public),
+            ):
+                if not same(getattr(row, name), recomputed):
+                    self._find_figure(name, getattr(row, name), recomputed)
+
+    def _events_before(self, row: ClientRow) -> tuple[Event, ...]:
+        """Return what was charged, in all runs, when the run ended: later runs on the ledger add more."""
+        records = self._history.records
+        own = max(number for number, r in enumerate(records, start=1) if r.get("run") == self._run)
+        count = max(own, row.ledger_head.count)  # it never ends before its own last record
+        charges = sum(record["kind"] == "charge" for record in records[:count])
+        return self._history.events()[:charges]
+
+    def _find_figure(self, name: str, told: float, recomputed: float) -> None:
+        self._find(
+            Kind.WRONG_FIGURE, f"summary.json says {name} {told}, the ledger gives {recomputed}"
+        )
 
     def _uploads(self) -> list[Upload]:
         events: dict[tuple[int, int], Event] = {
@@ -299,18 +326,6 @@ class _ClientLedger:
     def _charges(self) -> list[Any]:
         return [charge for charge in self._history.charges if charge.run == self._run]
 
-    def _summary_row(self) -> dict[str, Any] | None:
-        if self._records.summary is None:
-            return None
-        rows: list[dict[str, Any]] = self._records.summary["privacy"]["clients"]
-        return next((row for row in rows if row["client"] == self._client), None)
-
     def _find(self, kind: Kind, what: str) -> None:
         where = f"client {self._client}, {self._path.name}"
         self._findings.append(Finding(kind=kind, where=where, what=what))
-
-
-def _close(recorded: object, recomputed: float) -> bool:
-    return (
-        isinstance(recorded, int | float) and abs(recorded - recomputed) <= FIGURE_TOLERANCE
-    )  # a NaN is not close to anything

@@ -11,6 +11,7 @@ from privacy import LedgerHead
 class Kind(StrEnum):
     """What is wrong; each kind has a test that plants it."""
 
+    UNREADABLE = "unreadable"  # a file of the run that is not as any run writes it
     LEDGER_MISSING = "ledger-missing"
     LEDGER_BROKEN = (
         "ledger-broken"  # a line edited, removed or moved; a story that contradicts itself
@@ -24,12 +25,14 @@ class Kind(StrEnum):
     ACCOUNTANTS_DISAGREE = "accountants-disagree"
     OVER_BUDGET = "over-budget"
     WRONG_FIGURE = (
-        "wrong-figure"  # summary, metrics or closing record differ from the recomputation
+        "wrong-figure"  # summary, metrics, card or closing record differ from the recomputation
     )
     UPLOAD_WITHOUT_CHARGE = "upload-without-charge"
-    SECOND_UPLOAD = "second-upload"  # more uploads for a charge than the round had attempts
+    SECOND_UPLOAD = "second-upload"  # more uploads for a charge than it covers: with shares of noise, more than one
     FORBIDDEN_VALUE = "forbidden-value"  # a number that privacy forbids to leave a client
-    CONTRADICTION = "contradiction"  # configuration, summary and ledgers say different things
+    CONTRADICTION = (
+        "contradiction"  # configuration, plans, summary, card and public logs say different things
+    )
     TRANSCRIPT = "transcript"  # a recorded secure-aggregation round does not verify
 
 
@@ -81,7 +84,6 @@ class Account:
         n_public: declared size.
         epsilon: spent in this run, by the accountant of record.
         epsilon_check: the same by the second accountant; None where it gave no figure.
-        epsilon_shown: spent up to the last round that ``metrics.jsonl`` has; less where a later one was charged.
         target: limit of the run.
         total: spent over all runs on this ledger.
         lifetime: limit over all runs.
@@ -102,7 +104,6 @@ class Account:
     n_public: int
     epsilon: float
     epsilon_check: float | None
-    epsilon_shown: float
     target: float
     total: float
     lifetime: float

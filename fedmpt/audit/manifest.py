@@ -179,9 +179,9 @@ class Manifest:
 
 def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
     """Return what a run folder holds and what was sent, each with what may become of it."""
-    alone = records.config["train"]["weighting"] == "none"
-    sums = sums_of_a_round(records.config["method"]["name"])
-    sent = sums * sum(len(line.get("survivors", [])) for line in records.metrics)
+    alone = records.settings.train.weighting == "none"
+    sums = sums_of_a_round(records.settings.method.name)
+    sent = sums * sum(len(line.survivors) for line in records.lines)
     if alone:
         what_left = [
             Item(
@@ -194,7 +194,7 @@ def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
     elif records.private:
         what_left = [
             Item(
-                name=f"{len(uploads)} noised updates, {records.config['secagg']['mode']}",
+                name=f"{len(uploads)} noised updates, {records.settings.secagg.mode}",
                 kind="dp",
                 why="each under one charge, its digest booked before it was sent"
                 + (
@@ -212,7 +212,7 @@ def manifest(records: RunRecords, uploads: tuple[Upload, ...]) -> Manifest:
     else:
         what_left = [
             Item(
-                name=f"{sent} updates, {records.config['secagg']['mode']}, with loss and number of examples",
+                name=f"{sent} updates, {records.settings.secagg.mode}, with loss and number of examples",
                 kind="unprotected",
                 why="the run claims no differential privacy: sums and model may reveal images",
             )

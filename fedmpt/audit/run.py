@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from fedmpt.audit.accounts import FIGURE_TOLERANCE, audit_client
+from fedmpt.audit.accounts import audit_client
+from fedmpt.audit.claims import card_findings, line_findings, summary_findings
 from fedmpt.audit.findings import Account, Finding, Kind
 from fedmpt.audit.manifest import (
     METRICS_SHAPE,
@@ -18,8 +20,10 @@ from fedmpt.audit.manifest import (
     shown_key,
     strangers,
 )
+from fedmpt.audit.plans import counted_on_by, plan_findings
 from fedmpt.audit.records import RunRecords, read_run
 from fedmpt.audit.transcripts import TRANSCRIPTS, transcript_findings
+from fedmpt.engine.ledgers import INDEX_FILE
 from fedmpt.runstore import METRICS_FILE, SUMMARY_FILE
 from privacy import PLDAccountant
 
@@ -81,21 +85,30 @@ def audit_run(folder: Path, *, ledgers: Path | None = None) -> RunAudit:
     """
     records = read_run(folder, ledgers)
     accountant = PLDAccountant()
-    clients = [row["client"] for row in (records.index or {}).get("clients", [])]
-    audits = [audit_client(client, records, accountant) for client in clients]
-    accounts = tuple(audit.account for audit in audits if audit.account is not None)
-    uploads = tuple(upload for audit in audits for upload in audit.uploads)
-    findings = [finding for audit in audits for finding in audit.findings]
-    findings += _claims(records, clients)
-    if len(accounts) == len(clients):  # else what is missing has been said
-        findings += _last_round(records, accounts)
-    findings += transcript_findings(records)
+    audits = {client: audit_client(client, records, accountant) for client in records.booked}
+    accounts = tuple(audit.account for audit in audits.values() if audit.account is not None)
+    complete = len(accounts) == len(audits)  # else what is missing has been told
+    uploads = tuple(upload for audit in audits.values() for upload in audit.uploads)
+    plans = {client: audit.plans for client, audit in audits.items()}
+    lifetimes = {account.client: account.lifetime for account in accounts}
+    epsilons = {account.client: audits[account.client].epsilons for account in accounts}
+    findings = list(records.malformed)
+    findings += [finding for audit in audits.values() for finding in audit.findings]
+    findings += plan_findings(records, plans, lifetimes)
+    if records.books_known:  # else nothing of what is claimed can be borne out
+        findings += _books(records)
+        findings += summary_findings(records, accounts)
+        findings += line_findings(records, epsilons, complete=complete)
+        findings += card_findings(records, accounts, complete=complete)
+    if records.private:
+        findings += _forbidden(records)
+    findings += transcript_findings(records, honest=counted_on_by(plans))
     left = manifest(records, uploads)
     return RunAudit(
         folder=folder,
-        run=records.index["run"] if records.index is not None else None,
+        run=records.index.run if records.index is not None else None,
         private=records.private,
-        secagg=records.config["secagg"]["mode"],
+        secagg=records.settings.secagg.mode,
         accounts=accounts,
         manifest=left,
         findings=tuple(findings),
@@ -112,42 +125,23 @@ def _account(account: Account) -> dict[str, Any]:
     }
 
 
-def _claims(records: RunRecords, clients: list[int]) -> list[Finding]:
-    """Check that configuration, summary, metrics and ledgers tell the same story about the run as a whole."""
-    findings = []
-
-    def find(kind: Kind, where: str, what: str) -> None:
-        findings.append(Finding(kind=kind, where=where, what=what))
-
-    summary = records.summary
-    trained = any(line["round"] > 0 for line in records.metrics)
-    if records.private and records.index is None and trained:
-        find(Kind.LEDGER_MISSING, "ledger.json", "a private run without its ledgers' index")
-    if not records.private and clients:
-        find(Kind.CONTRADICTION, "config.toml", "says no privacy, but ledgers are kept")
-    if summary is not None:
-        claimed = summary["privacy"]
-        if claimed["enabled"] != records.private:
-            find(Kind.CONTRADICTION, "summary.json", "claims other privacy than config.toml")
-        if not records.private and (claimed["target_epsilon"] or claimed["clients"]):
-            find(Kind.CONTRADICTION, "summary.json", "states epsilon for a run without privacy")
-        rounds = sum(line["round"] > 0 for line in records.metrics)
-        if summary["rounds"] != rounds:
-            find(
-                Kind.CONTRADICTION,
-                "summary.json",
-                f"says {summary['rounds']} rounds, metrics.jsonl has {rounds}",
-            )
+def _books(records: RunRecords) -> Iterator[Finding]:
+    """Yield where it is not the clients in the sums whose ledgers the index names, each once."""
+    index, booked = records.index, records.booked
+    if records.private and index is None and records.trained:
+        what = "a private run without its ledgers' index"
+        yield Finding(kind=Kind.LEDGER_MISSING, where=INDEX_FILE, what=what)
+    if not records.private and booked:
+        what = "says no privacy, but ledgers are kept"
+        yield Finding(kind=Kind.CONTRADICTION, where="config.toml", what=what)
+    if index is not None and len(index.clients) != len(booked):
+        what = "names the ledger of a client twice"
+        yield Finding(kind=Kind.CONTRADICTION, where=INDEX_FILE, what=what)
     if records.private:
-        findings += _forbidden(records)
-        survivors = {c for line in records.metrics for c in line.get("survivors", [])}
-        for client in sorted(survivors - set(clients)):
-            find(
-                Kind.UPLOAD_WITHOUT_CHARGE,
-                "metrics.jsonl",
-                f"client {client} is in a sum and has no ledger in the index",
-            )
-    return findings
+        survivors = {client for line in records.lines for client in line.survivors}
+        for client in sorted(survivors - set(booked)):
+            what = f"client {client} is in a sum and has no ledger in the index"
+            yield Finding(kind=Kind.UPLOAD_WITHOUT_CHARGE, where=METRICS_FILE, what=what)
 
 
 def _forbidden(records: RunRecords) -> list[Finding]:
@@ -180,27 +174,6 @@ def _no_class(records: RunRecords) -> list[str]:
         return []
     pairs = zip_longest(scores.items(), last[: len(scores)])
     return [key for (key, value), score in pairs if value != score][:1]
-
-
-def _last_round(records: RunRecords, accounts: tuple[Account, ...]) -> list[Finding]:
-    """Check the epsilon that ``metrics.jsonl`` ends with against the ledgers."""
-    if not records.private or not records.metrics or records.summary is None:
-        return []
-    last, spent = records.metrics[-1], [a.epsilon_shown for a in accounts if a.epsilon_shown]
-    if not spent or last["round"] == 0:
-        return []
-    return [
-        Finding(
-            kind=Kind.WRONG_FIGURE,
-            where=f"metrics.jsonl, round {last['round']}",
-            what=f"says {name} {last.get(name)}, the ledgers give {recomputed:.6f}",
-        )
-        for name, recomputed in (("epsilon_min", min(spent)), ("epsilon_max", max(spent)))
-        if not (
-            isinstance(last.get(name), int | float)
-            and abs(last[name] - recomputed) <= FIGURE_TOLERANCE
-        )
-    ]
 
 
 def _notes(records: RunRecords, accounts: tuple[Account, ...], left: Manifest) -> list[str]:

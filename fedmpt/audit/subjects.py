@@ -76,13 +76,13 @@ def worst_off(records: RunRecords, accountant: PLDAccountant) -> int:
     Raises:
         UsageError: no ledger of the run is there.
     """
-    run = (records.index or {}).get("run")
     spent: dict[int, float] = {}
-    for row in (records.index or {}).get("clients", []):
-        path = records.ledgers / file_name(row["client"])
+    for client in records.booked:
+        path = records.ledgers / file_name(client)
         if path.exists():
             history = read_ledger(path)
-            spent[row["client"]] = accountant.epsilon(history.events(run), history.terms.delta)
+            run = records.index.run if records.index is not None else None
+            spent[client] = accountant.epsilon(history.events(run), history.terms.delta)
     if not spent:
         raise UsageError(
             f"{records.ledgers}: holds no ledger of the run; give its folder as --ledger"
@@ -96,7 +96,7 @@ def charged_plan(records: RunRecords, client: int) -> DPPlan:
     Raises:
         UsageError: the run has no such client, or its ledger is missing or has no plan of the run.
     """
-    known = [row["client"] for row in (records.index or {}).get("clients", [])]
+    known = records.booked
     if records.index is not None and client not in known:
         raise UsageError(
             f"--client {client}: the run has no such client; it has {min(known)} to {max(known)}"
@@ -107,10 +107,10 @@ def charged_plan(records: RunRecords, client: int) -> DPPlan:
     plans = [
         record["plan"]
         for record in read_ledger(path).records
-        if record["kind"] == "plan" and record["run"] == records.index["run"]
+        if record["kind"] == "plan" and record["run"] == records.index.run
     ]
     if not plans:
-        raise UsageError(f"{path}: holds no plan of run {records.index['run']}")
+        raise UsageError(f"{path}: holds no plan of run {records.index.run}")
     return DPPlan.from_record(plans[-1])
 
 

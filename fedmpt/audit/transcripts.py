@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fedmpt.audit.findings import Finding, Kind
+from fedmpt.audit.forms import RoundLine
 from fedmpt.audit.records import RunRecords
 from fedmpt.engine.adaptive import sums_of_a_round
+from fedmpt.engine.share_terms import honest_others
+from fedmpt.protect import MODES
 from fedmpt.runstore import of_stretch
 from secagg.ckks_transcript import verify_key_setup
 from secagg.errors import SecAggError
-from secagg.params import Mode
+from secagg.params import KeyedParams, Mode, RoundParams
 from secagg.roster import Roster
+from secagg.threshold import default_colluders, guaranteed_honest
 from secagg.transcript import check_order, verify_transcript
 from secagg.verified import Verified
 
@@ -73,33 +77,67 @@ def stretches(folder: Path, rounds: Iterable[int], *, sums: int) -> list[Stretch
     return found
 
 
-def transcript_findings(records: RunRecords) -> list[Finding]:
+def transcript_findings(records: RunRecords, *, honest: int) -> list[Finding]:
     """Return what is wrong with the logs in a run folder; none where no logs were kept.
+
+    Args:
+        records: the run.
+        honest: shares of noise that charged plans count on; 1 where no noise is shared.
 
     Every round that ``metrics.jsonl`` has must have a log that verifies against the roster of its stretch and names the
     same clients in its sum; with FedAWA, which makes several sums a round, a log for each, with these clients in it. A
     resumed run has a stretch, with keys and a roster of its own, for each process. CKKS rounds need the log of the
     set-up of their key too. The digest that a client signs in a log is not the one its ledger books (that of the whole
-    message), so the two are tied by client and round, not by bytes.
+    message), so the two are tied by client and round, not by bytes. How a round was protected must be what the
+    configuration says, and with shares of noise its signed parameters must promise the honest clients that plans count
+    on.
     """
     if not (records.folder / TRANSCRIPTS).is_dir():
         return []
-    lines = {line["round"]: line for line in records.metrics if line["round"] > 0}
-    sums = sums_of_a_round(records.config["method"]["name"])
+    lines = {line.round: line for line in records.lines if line.round > 0}
+    sums = sums_of_a_round(records.settings.method.name)
     return [
         finding
         for stretch in stretches(records.folder, lines, sums=sums)
         if stretch.rounds  # one that completed no round proves nothing
-        for finding in _stretch_findings(stretch, lines)
+        for finding in _stretch_findings(
+            stretch, lines, lambda params: _broken_terms(params, records, honest=honest)
+        )
     ]
 
 
-def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> list[Finding]:
+def _broken_terms(params: RoundParams, records: RunRecords, *, honest: int) -> Iterator[str]:
+    """Yield how a round's signed parameters fall short of what the run says of all its rounds."""
+    config = records.settings.secagg
+    if params.mode is not MODES[config.mode]:
+        yield f"the round was summed in mode {params.mode.name.lower()}, config.toml says {config.mode}"
+        return
+    if isinstance(params, KeyedParams) and params.verify_sum != config.ckks_verify:
+        yield f"says ckks_verify {params.verify_sum}, config.toml {config.ckks_verify}"
+    if honest == 1:
+        return
+    tolerated = default_colluders(records.cohort)
+    if params.invited_count < records.cohort:
+        yield f"{params.invited_count} clients were invited, plans count on {records.cohort}"
+    if params.colluders < tolerated:
+        yield f"{params.colluders} colluders are tolerated, plans count on {tolerated}"
+    sure = guaranteed_honest(params.invited_count, params.colluders, params.survivors_min)
+    others = honest_others(sure, params.colluders)
+    if others < honest:
+        yield f"a sum is sure to hold {others} shares of noise that no colluder knows, plans count on {honest}"
+
+
+def _stretch_findings(
+    stretch: Stretch,
+    lines: Mapping[int, RoundLine],
+    broken_terms: Callable[[RoundParams], Iterable[str]],
+) -> list[Finding]:
     """Return what is wrong with the logs of rounds that were summed under one roster.
 
     Args:
         stretch: the rounds.
         lines: of ``metrics.jsonl``, by round.
+        broken_terms: says how a round's signed parameters fall short.
     """
     findings: list[Finding] = []
 
@@ -132,9 +170,13 @@ def _stretch_findings(stretch: Stretch, lines: Mapping[int, dict[str, Any]]) -> 
         verified.append(one)
         if one.params.mode is Mode.CKKS and not setup.exists():
             find(name, f"the set-up of its key has no log: {setup.name} is missing")
-        named, signed = set(line["survivors"]), set(one.survivors)
+        findings += [
+            Finding(kind=Kind.CONTRADICTION, where=name, what=what)
+            for what in broken_terms(one.params)
+        ]
+        named, signed = set(line.survivors), set(one.survivors)
         if not (named == signed if log == lasts[number] else named <= signed):
-            find(name, f"signed for {one.survivors}, metrics.jsonl says {line['survivors']}")
+            find(name, f"signed for {one.survivors}, metrics.jsonl says {line.survivors}")
     try:
         if verified:
             check_order(verified)

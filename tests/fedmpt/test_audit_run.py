@@ -23,9 +23,9 @@ from fedmpt.errors import UsageError
 from fedmpt.report.parties import parties
 from fedmpt.report.source import read_source
 from privacy import AccountingError, BudgetExhausted, Ledger, PLDAccountant, read_ledger
+from tests.fedmpt.forgery import Record, edit_json, edit_metrics, forge, ledger_of
 
 SmallRun = Callable[..., dict[str, Any]]
-Record = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -43,35 +43,6 @@ def folder(private_run: Path, tmp_path: Path) -> Path:
 
 def kinds(folder: Path) -> set[Kind]:
     return {finding.kind for finding in audit_run(folder).findings}
-
-
-def ledger_of(folder: Path, client: int = 1) -> Path:
-    return folder / "ledger" / f"client-{client:03d}.jsonl"
-
-
-def forge(path: Path, change: Callable[[list[Record]], object]) -> None:
-    """Change records and rebuild a valid chain over them, as a cheat would."""
-    records = [json.loads(line)["record"] for line in path.read_text().splitlines()]
-    change(records)
-    previous = hashlib.sha256(b"privacy-ledger/1").digest()
-    text = ""
-    for record in records:
-        body = json.dumps(record, sort_keys=True, separators=(",", ":"))
-        previous = hashlib.sha256(previous + body.encode()).digest()
-        text += f'{{"hash":"{previous.hex()}","record":{body}}}\n'
-    path.write_text(text)
-
-
-def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def edit_metrics(folder: Path, number: int, **values: object) -> None:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines[number] |= values
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_clean_private_run_has_no_findings_and_its_figures_are_recomputed(folder: Path) -> None:
@@ -299,6 +270,10 @@ def _a_summary_of_fewer_rounds(folder: Path) -> None:
     edit_json(folder / "summary.json", lambda summary: summary.update(rounds=1))
 
 
+def _a_summary_without_privacy(folder: Path) -> None:
+    edit_json(folder / "summary.json", lambda summary: summary.pop("privacy"))
+
+
 def _an_edited_transcript(folder: Path) -> None:
     path = folder / "transcripts" / "round-0001.bin"
     log = bytearray(path.read_bytes())
@@ -350,6 +325,7 @@ PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
     (_a_stricter_configuration_than_was_charged, Kind.CONTRADICTION),
     (_a_summary_without_a_client, Kind.CONTRADICTION),
     (_a_summary_of_fewer_rounds, Kind.CONTRADICTION),
+    (_a_summary_without_privacy, Kind.UNREADABLE),
     (_an_edited_transcript, Kind.TRANSCRIPT),
     (_a_missing_transcript, Kind.TRANSCRIPT),
     (_exchanged_transcripts, Kind.TRANSCRIPT),
