@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 
 from fedmpt.audit.findings import Finding, Kind
 from fedmpt.audit.run import audit_run
@@ -79,6 +80,16 @@ def test_a_share_of_noise_hides_one_upload_however_many_attempts_the_round_had(
     assert len(found(shared, Kind.SECOND_UPLOAD)) == len(
         [path for path in (shared / "ledger").glob("*.jsonl") if "release" in path.read_text()]
     )
+
+
+def test_shares_of_noise_that_are_charged_anew_in_every_attempt_are_no_findings(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    options = {"secagg__dropout": 0.3, "clients__count": 7, "train__rounds": 4, "seed": 1}
+    small_run(tmp_path / "run", **options, **SHARED)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["attempts"] for line in lines) > 1
+    assert audit_run(tmp_path / "run").findings == ()
 
 
 def test_noise_of_ones_own_hides_an_upload_in_every_attempt_and_in_no_more_than_a_round_may_have(
@@ -383,7 +394,7 @@ def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 DELETED = object()
-WRONG = (DELETED, None, "text", ["text"], {"text": 1}, -1, 1e999)
+WRONG = (DELETED, None, "text", ["text"], {"text": 1}, -1, 10**400, 1e999)
 READ = {  # by an audit, which therefore must say when it cannot
     "summary.json": {
         *("rounds", "clients", "privacy", "secagg", "privacy.clients", "privacy.enabled"),
@@ -411,6 +422,7 @@ def _places(value: Any) -> Iterator[tuple[str, Any, str]]:
                     yield from ((f"{key}.{name}.{field}", rows[0], field) for field in rows[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", READ)
 def test_no_value_of_a_file_brings_an_audit_down_and_what_it_cannot_read_is_a_finding(
     quick: Path, file: str
@@ -454,6 +466,27 @@ def test_a_file_that_is_not_as_a_run_writes_it_is_told_by_name_and_its_values_ar
     assert "missing required field `run`" in told[0].what
     assert not any("secret" in finding.what for finding in told)
     assert not any("no summary.json" in note for note in audit_run(folder).notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("summary.json", "privacy"), ("summary.json", "rounds"), ("ledger.json", "run")],
+)
+def test_the_command_tells_a_file_that_lacks_what_it_must_hold_by_exit_code(
+    folder: Path, fedmpt: Callable[..., Result], file: str, key: str
+) -> None:
+    edit_json(folder / file, lambda content: content.pop(key))
+    result = fedmpt("audit", folder)
+    assert result.exit_code == 1
+    assert f"unreadable: {file}: " in result.output
+
+
+def test_a_number_of_clients_beyond_all_floats_is_found_where_no_index_contradicts_it(
+    folder: Path,
+) -> None:
+    (folder / "ledger.json").unlink()
+    edit_json(folder / "summary.json", lambda summary: summary.update(clients=10**400))
+    assert Kind.UNREADABLE in {finding.kind for finding in audit_run(folder).findings}
 
 
 def test_a_line_that_cannot_be_read_is_one_finding(folder: Path) -> None:
