@@ -25,11 +25,12 @@ from fedmpt.data.partition import Partition, clients_for, minimum_size, partitio
 from fedmpt.data.registry import load_dataset
 from fedmpt.engine.authors_code import as_released
 from fedmpt.engine.block_rates import block_rates
+from fedmpt.engine.declared import public_sizes
 from fedmpt.engine.defaults import resolve, resolve_scale
 from fedmpt.engine.local_blocks import split_blocks
 from fedmpt.engine.share_terms import check_shares
 from fedmpt.engine.spaces import RoundSketches, choose_space
-from fedmpt.engine.steps import hold_back_local, match_steps
+from fedmpt.engine.steps import hold_back_local, match_steps, slow_few
 from fedmpt.errors import UsageError
 from fedmpt.learner import ClientData, LocalSettings
 from fedmpt.methods.base import Method, Parameters
@@ -165,6 +166,7 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
         precision=config.backbone.precision,
     )
     given = frozenset(config.train.lr_multipliers)
+    rate_asked = config.train.lr is not None or config.train.preset is not None
     config = resolve(config, data_name=dataset.name, images=len(dataset.train))
     config = resolve_scale(config, logit_scale=backbone.logit_scale, pooling=cosine_scale(backbone))
     method = build_method(backbone, dataset.classes, config.method)
@@ -195,6 +197,9 @@ def prepare(config: Config, *, progress: Progress) -> Federation:
     config, space_reason = choose_space(config, method, initial)
     config = match_steps(config, method, initial, given=given)
     config = hold_back_local(config, method, initial, given=given)
+    if config.privacy.enabled and initial:
+        declared = sum(public_sizes(config, parts))
+        config = slow_few(config, declared=declared, asked=rate_asked)
     return Federation(
         config=config,
         dataset=dataset,

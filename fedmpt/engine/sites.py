@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
+from fedmpt.engine.declared import public_sizes
 from fedmpt.engine.integer_terms import given_to_plans
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
@@ -47,7 +48,6 @@ from privacy import (
     CalibrationCache,
     CalibrationError,
     ClipMode,
-    ConfigurationError,
     DPPlan,
     DPSpace,
     GaussianNoise,
@@ -60,38 +60,12 @@ from privacy import (
     default_delta,
     least_noise_weights,
     make_plan,
-    public_size,
 )
 from privacy.dpsgd import StepHistory
 from privacy.integer import GridRelease, IntegerGradient
 from privacy.sketch import Sketch
 
 _SCORE: Final = "score"
-
-
-def public_sizes(federation: Federation) -> list[int]:
-    """Return each client's declared size ``n_public``: as configured, else its true size rounded down to tens.
-
-    Raises:
-        UsageError: another number of sizes is configured than there are clients, or a client holds too little.
-    """
-    clients, declared = federation.partition.clients, federation.config.privacy.declared_sizes
-    if declared is None:
-        sizes = []
-        for client, rows in enumerate(clients):
-            try:
-                sizes.append(public_size(len(rows)))
-            except ConfigurationError as error:
-                raise UsageError(
-                    f"client {client} holds {len(rows)} image(s): {error}; use fewer --clients, a larger "
-                    "clients.minimum_size, or privacy.declared_sizes"
-                ) from error
-        return sizes
-    if len(declared) != len(clients):
-        raise UsageError(
-            f"privacy.declared_sizes: {len(declared)} sizes for {len(clients)} clients; give each client's, in order"
-        )
-    return list(declared)
 
 
 def dp_plans(
@@ -104,7 +78,7 @@ def dp_plans(
     """
     config = federation.config
     by_client = config.privacy.unit == "client"
-    sizes = public_sizes(federation)
+    sizes = public_sizes(config, federation.partition)
     if by_client:
         sizes = [len(sizes)] * len(sizes)
     delta = config.privacy.delta or default_delta(max(sizes))
@@ -474,11 +448,10 @@ def _adaptive_client(federation: Federation, client: ClientId) -> AdaptiveClient
     """Return a client's side of adaptive weights, started from declared sizes; None with another aggregation."""
     if federation.method.aggregation != "fedawa":
         return None
-    settings, sizes = federation.config.method.fedawa, public_sizes(federation)
+    config = federation.config
+    settings, sizes = config.method.fedawa, public_sizes(config, federation.partition)
     score = start_score(sizes[client], sum(sizes), logarithmic=settings.start == "log-share")
-    return AdaptiveClient(
-        score, lr=settings.server_lr, reports_loss=not federation.config.privacy.enabled
-    )
+    return AdaptiveClient(score, lr=settings.server_lr, reports_loss=not config.privacy.enabled)
 
 
 def _finite(blocks: Parameters) -> bool:

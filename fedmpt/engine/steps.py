@@ -86,3 +86,26 @@ def match_steps(
             rates[name] = rates.get(name, 1.0) / excess**power
     replace = msgspec.structs.replace
     return replace(config, train=replace(train, lr_multipliers=rates))
+
+
+# Images of all clients together from which on the rule's rate of shared noise is taken whole. It was chosen with 6,000;
+# on 563 photographs it ended at mAP 24 where the frozen model has 37, 0.3 of it at 34 and a tenth at 38, while on
+# 2,000 images of `scenes` the whole rate, 0.6 and 0.4 of it were alike.
+MANY_IMAGES: Final = 5000
+
+
+def slow_few(config: Config, *, declared: int, asked: bool) -> Config:
+    """Return ``config`` with a lower rate where clients that share their noise have few images together.
+
+    Adam takes steps of full length out of whatever gradient it is given, so few images go astray as far as many.
+
+    Args:
+        config: the resolved configuration.
+        declared: images that all clients declare together.
+        asked: whether the user or a preset set the rate; it then stays.
+    """
+    train = config.train
+    if asked or train.lr is None or not (config.privacy.enabled and config.privacy.one_step_rounds):
+        return config
+    rate = train.lr * min(1.0, declared / MANY_IMAGES)
+    return msgspec.structs.replace(config, train=msgspec.structs.replace(train, lr=rate))

@@ -8,9 +8,16 @@ from fedmpt.clip.backbone import Backbone, load_backbone
 from fedmpt.config import Config, load_config
 from fedmpt.data.class_names import VOC_CLASSES
 from fedmpt.engine import steps
-from fedmpt.engine.defaults import PRIVATE, resolve
+from fedmpt.engine.defaults import PRIVATE, SHARED, resolve
 from fedmpt.engine.probes import typical_norms
-from fedmpt.engine.steps import LOCAL_RATE, USUAL_NORMS, hold_back_local, match_steps
+from fedmpt.engine.steps import (
+    LOCAL_RATE,
+    MANY_IMAGES,
+    USUAL_NORMS,
+    hold_back_local,
+    match_steps,
+    slow_few,
+)
 from fedmpt.methods.base import Method
 from fedmpt.methods.registry import build_method
 from privacy import DPSpace
@@ -100,3 +107,25 @@ def test_a_rate_that_was_given_stays_and_so_do_other_runs(tiny: Backbone) -> Non
     assert rates["adapter_core"] == 0.5
     assert _matched(tiny, privacy__enabled=False, **steep) == {}
     assert _matched(tiny, train__preset="paper", **steep) == {}
+
+
+def _shared_rate(declared: int, *, asked: bool = False, **options: object) -> float:
+    given = {name.replace("__", "."): value for name, value in options.items()}
+    config = resolve(load_config(options=given), data_name="scenes")
+    rate = slow_few(config, declared=declared, asked=asked).train.lr
+    assert rate is not None
+    return rate
+
+
+def test_the_rate_of_shared_noise_falls_with_the_images_of_all_clients() -> None:
+    shares = {"privacy__noise": "shares"}
+    assert _shared_rate(MANY_IMAGES, **shares) == SHARED.lr  # as by default, to the last bit
+    assert _shared_rate(6000, **shares) == SHARED.lr
+    assert _shared_rate(MANY_IMAGES // 4, **shares) == pytest.approx(SHARED.lr / 4)
+
+
+def test_a_rate_that_was_asked_for_and_rounds_of_many_steps_keep_theirs() -> None:
+    assert _shared_rate(50, asked=True, privacy__noise="shares") == SHARED.lr
+    assert _shared_rate(50) == PRIVATE.lr
+    many_steps = {"privacy__noise": "shares", "privacy__unit": "client"}
+    assert _shared_rate(50, **many_steps) == _shared_rate(6000, **many_steps)
