@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from privacy.accountant import (
     PRV_EPSILON_ERROR,
@@ -30,7 +31,7 @@ from privacy.accountant import (
     replace_one_epsilon,
 )
 from privacy.errors import AccountingError, PrivacyError
-from privacy.events import Event
+from privacy.events import Event, PrivacyUnit
 from privacy.history import LedgerHistory, Verifier, read_ledger
 
 _MOST_POINTS = 3e7  # of PRV's grid: two minutes and 5 GB
@@ -189,11 +190,14 @@ def _as_json(path: Path, result: LedgerFigures) -> dict[str, object]:
     }
 
 
+_COUNTED: Final = {PrivacyUnit.EXAMPLE: "examples", PrivacyUnit.CLIENT: "clients"}
+
+
 def _print(path: Path, result: LedgerFigures) -> None:
     terms = result.history.terms
     print(
-        f"{path}: {terms.holding}, about {terms.n_pub} examples; epsilon at delta {terms.delta:g}, "
-        f"{terms.relation.value}, lifetime limit {terms.lifetime_epsilon:g}"
+        f"{path}: {terms.holding}, about {terms.n_pub} {_COUNTED[terms.unit]}; epsilon at delta {terms.delta:g}, "
+        f"{terms.relation.value} {terms.unit.value}, lifetime limit {terms.lifetime_epsilon:g}"
     )
     for part in (*result.runs, result.total):
         name = "all runs" if part.run is None else part.run

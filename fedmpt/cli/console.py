@@ -107,7 +107,10 @@ class Console:
                 title=f"privacy: {summary['privacy']['protected']}, epsilon at delta {summary['privacy']['delta']:g}",
                 title_justify="left",
             )
-            for column in ("client", "images", "epsilon", "of", "noise", "rate", "steps"):
+            counted = "clients" if summary["privacy"]["unit"] == "client" else "images"
+            carried = any(a["lifetime_spent"] > a["epsilon"] + 1e-3 for a in accounts)
+            columns = ["client", counted, "epsilon", "of", "noise", "rate", "steps"]
+            for column in columns + ["all runs", "lifetime"] * carried:
                 clients.add_column(column, justify="right")
             for account in accounts:
                 clients.add_row(
@@ -118,6 +121,14 @@ class Console:
                     f"{account['noise_multiplier']:.3f}",
                     f"{account['sample_rate']:.3f}",
                     str(account["steps"]),
+                    *(
+                        (
+                            display_epsilon(account["lifetime_spent"]),
+                            f"{account['lifetime_epsilon']:g}",
+                        )
+                        if carried
+                        else ()
+                    ),
                 )
             self._out.print(clients)
         else:

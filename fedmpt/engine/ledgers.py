@@ -28,6 +28,8 @@ from privacy import (
     DPPlan,
     Event,
     Ledger,
+    LedgerError,
+    LedgerHistory,
     LedgerTerms,
     PLDAccountant,
     affordable_epsilon,
@@ -150,13 +152,18 @@ def reopen_ledgers(federation: Federation, plans: list[DPPlan], folder: Path) ->
             raise UsageError(
                 f"--resume {folder}: {path} is missing; without it what that client spent would be forgotten"
             )
-        history = read_ledger(path)
+        history = _read(path)
         if history.terms.holding != f"{holding}/client-{client:03d}":
             raise UsageError(f"--resume {folder}: {path} is about other data")
         hashes = [
             r["plan_hash"] for r in history.records if (r["kind"], r.get("run")) == ("plan", run)
         ]
-        if hashes[-1:] != [plan.plan_hash]:
+        if not hashes:
+            raise UsageError(
+                f"--resume {folder}: {path} knows nothing of this run: an older ledger, or another run's, is in its "
+                "place; put back the one that the run wrote"
+            )
+        if hashes[-1] != plan.plan_hash:
             raise UsageError(
                 f"--resume {folder}: the plan of client {client} is not the one on its ledger; go on with the version "
                 "of FedMPT that began the run"
@@ -237,7 +244,7 @@ def open_budgets(
 def _on_file(folder: Path, clients: int) -> dict[int, LedgerTerms]:
     """Return the terms of the ledgers that exist; a client whose ledger vanished would start anew, so it may not."""
     histories = {
-        client: read_ledger(folder / file_name(client))
+        client: _read(folder / file_name(client))
         for client in range(clients)
         if (folder / file_name(client)).exists()
     }
@@ -250,6 +257,14 @@ def _on_file(folder: Path, clients: int) -> dict[int, LedgerTerms]:
     return {client: history.terms for client, history in histories.items()}
 
 
+def _read(path: Path) -> LedgerHistory:
+    """Read a ledger; what is wrong with it is told with its path."""
+    try:
+        return read_ledger(path)
+    except LedgerError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
 def _all_rounds(plan: DPPlan) -> Event:
     return plan.event(plan.rounds * plan.steps_per_round)
 
@@ -258,7 +273,7 @@ def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms, plan: DPPl
     integers = plan.arithmetic is Arithmetic.INTEGER
     delta = asked_for(known.delta) if integers else known.delta
     old, new = known.to_record(), wanted.to_record()
-    name = next(name for name in old if old[name] != new[name])
+    name = next(name for name in ("unit", *old) if old[name] != new[name])
     remedy = {
         "holding": "it is about other data, or data dealt out differently; give another folder, and note that images "
         "in both add up",

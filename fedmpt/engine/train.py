@@ -25,6 +25,7 @@ from fedmpt.engine.integer_terms import require_room_in_delta
 from fedmpt.engine.ledgers import (
     INDEX_FILE,
     Ledgers,
+    file_name,
     open_budgets,
     plan_ledgers,
     reopen_ledgers,
@@ -43,7 +44,7 @@ from fedmpt.errors import StorageError, UsageError
 from fedmpt.protect import Envelope
 from fedmpt.runstore import LEDGER_FOLDER, STATE_FILE, RunStore, of_stretch
 from fedmpt.strategy.fedawa import LARGEST_WEIGHT
-from privacy import BudgetExhausted, DPPlan, NoiseMode, PLDAccountant
+from privacy import BudgetExhausted, DPPlan, LedgerRolledBack, NoiseMode, PLDAccountant
 
 
 def train(
@@ -204,8 +205,16 @@ def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, An
         opened = (
             open_budgets(ledgers, plans, stack=stack, accountant=ready.accountant) if plans else []
         )
-        for (book, _), head in zip(opened, ready.start.progress.heads, strict=False):
-            book.require_head(head)
+        for client, ((book, _), head) in enumerate(
+            zip(opened, ready.start.progress.heads, strict=False)
+        ):
+            try:
+                book.require_head(head)
+            except LedgerRolledBack as error:
+                path = ledgers.folder / file_name(client)
+                raise LedgerRolledBack(
+                    f"{path}, of which the run's checkpoint tells: {error}"
+                ) from error
         guards = make_guards(plans, opened) if plans else None
         sites = [
             Site(
@@ -242,7 +251,9 @@ def _telling_how_to_go_on(loop: Loop, store: RunStore, listener: Listener) -> It
     try:
         yield
     except BaseException as error:
-        if (store.folder / STATE_FILE).exists() and not isinstance(error, BudgetExhausted):
+        if (store.folder / STATE_FILE).exists() and not isinstance(
+            error, BudgetExhausted | LedgerRolledBack
+        ):
             listener.warning(
                 f"stopped after round {loop.state.round}; go on with: fedmpt train --resume {store.folder}"
             )

@@ -93,8 +93,12 @@ def _reach(source: RunSource) -> Html:
     other = max(account.replace_one for account in accounts)
     points = [
         "Neighbouring data sets differ by one record added or removed. If one is replaced instead, another and "
-        f"larger figure holds: {_figure(other)}.",
-        "The figure is for one image. A person with several images, or with images at several clients, has the sum.",
+        f"larger figure holds: {_figure(other)} for all runs on a ledger, which by the other count have spent "
+        f"{_figure(max(account.total for account in accounts))}.",
+        "The figure is for all that one client contributes."
+        if privacy["unit"] == "client"
+        else "The figure is for one image. A person with several images, or with images at several clients, has the "
+        "sum.",
         "Declared sizes, participation and class names count as public.",
     ]
     if privacy["arithmetic"] == "float" and privacy["noise"] == "local":

@@ -106,8 +106,8 @@ def check_rates(
         tests=2,
         n=protected.scores.size,
         words=f"recognises {_percent(seen)} of members at {seen.false_positive_rate:.1%} wrong accusations, advantage "
-        f"{_advantage(seen)}; the claim allows {allowed:.1%} and {allowed_advantage:.2f}; without privacy "
-        f"{_percent(control)} and {_advantage(control)}: {words}",
+        f"{_advantage(seen)}; at {WRONG_RATE:.0%} the claim allows {allowed:.1%}, and {allowed_advantage:.2f}; without "
+        f"privacy {_percent(control)} and {_advantage(control)}: {words}",
         control=control.true_positive_rate,
         rates=seen,
         control_rates=control,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedmpt.errors import BudgetSpent, UsageError
-from privacy import PLDAccountant, read_ledger
+from privacy import LedgerCorrupt, PLDAccountant, read_ledger
 
 SmallRun = Callable[..., dict[str, Any]]
 
@@ -153,6 +153,26 @@ def test_a_run_of_integer_noise_on_a_ledger_of_another_delta_is_told_one_that_fi
     remedy = float(str(refusal.value).rsplit("--dp-delta ", 1)[1])
     summary = small_run(tmp_path / "integer", ledger, **options, privacy__delta=remedy)
     assert {row["delta"] for row in summary["privacy"]["clients"]} == {1e-6}
+
+
+def test_a_broken_ledger_is_told_by_its_path(
+    small_run: SmallRun, first_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = first_run[1] / "client-002.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"steps"', b'"stepz"', 1))
+    with pytest.raises(LedgerCorrupt, match=r"client-002\.jsonl: "):
+        small_run(tmp_path / "run", first_run[1], privacy__epsilon=0.5)
+
+
+def test_another_unit_is_named_before_the_sizes_that_follow_from_it(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    shares = {"privacy__noise": "shares", "clients__count": 5, "train__rounds": 1}
+    options = {**shares, "privacy__delta": 1e-4, "privacy__lifetime": 10.0}
+    small_run(tmp_path / "client", ledger, **options, privacy__unit="client")
+    with pytest.raises(UsageError, match="opened with unit client, this run has example"):
+        small_run(tmp_path / "example", ledger, **options)
 
 
 def test_a_ledger_must_be_a_folder_and_is_asked_for_before_anything_is_made(
