@@ -149,7 +149,8 @@ def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_
     claimed = plan.noise_multiplier * plan.grid_steps
     realised = values.std() / claimed
     # three contributors are counted on, whoever drops out
-    assert realised == pytest.approx(((5 - lost) / plan.honest) ** 0.5, rel=0.02)
+    within = 5 / (2 * values.size) ** 0.5  # five standard errors, 3%; one share more or less is 15%
+    assert realised == pytest.approx(((5 - lost) / plan.honest) ** 0.5, rel=within)
     # The last client of each round survives; an adversary takes out what it knows of the sum.
     a_round = len(known) // len(totals)
     colluders = default_colluders(5)
@@ -158,8 +159,8 @@ def test_an_opened_sum_holds_the_noise_of_its_survivors_and_enough_without_what_
         for start in range(0, len(known), a_round)
     ]
     unknown = (values - np.concatenate(told)).std() / claimed
-    assert unknown == pytest.approx(((5 - lost - colluders) / plan.honest) ** 0.5, rel=0.02)
-    assert unknown > 0.98
+    assert unknown == pytest.approx(((5 - lost - colluders) / plan.honest) ** 0.5, rel=within)
+    assert unknown > 1 - within
 
 
 @pytest.mark.parametrize("guarded", [True, False])
