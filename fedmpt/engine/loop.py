@@ -35,7 +35,9 @@ from secagg import Aggregate, RoundAborted
 from secagg import Update as SegmentValues
 from secagg.keys import KEY_BYTES
 
-_MOST_DRIFT: Final = 0.3  # share of the way that text features went in a round
+# Share of the way that text features went in a round. Runs on `scenes` drift by 0.1 to 0.7 and end no worse than with
+# exact prompt gradients; where more was missed than went, the sketch was no picture of the encoder.
+_MOST_DRIFT: Final = 1.0
 
 
 class Loop:
