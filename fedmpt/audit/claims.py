@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedmpt.audit.figures import same, same_epsilon
 from fedmpt.audit.findings import Account, Finding, Kind
+from fedmpt.audit.forms import PrivacyClaim
 from fedmpt.audit.records import RunRecords
 from fedmpt.engine.share_terms import claim
 from fedmpt.engine.summary import sent_in_words
@@ -64,17 +65,17 @@ def summary_findings(records: RunRecords, accounts: Sequence[Account]) -> Iterat
                 SUMMARY_FILE, f"says {name} {found!r}, configuration and ledgers give {wanted!r}"
             )
     if records.private:
-        yield from _totals(records, accounts)
+        yield from _totals(told, records, accounts)
         for client in sorted({row.client for row in told.clients} - set(records.booked)):
             yield _contradiction(
                 SUMMARY_FILE, f"has an account of client {client}, which has no ledger in the index"
             )
 
 
-def _totals(records: RunRecords, accounts: Sequence[Account]) -> Iterator[Finding]:
+def _totals(
+    told: PrivacyClaim, records: RunRecords, accounts: Sequence[Account]
+) -> Iterator[Finding]:
     """Yield target and delta of the whole run that are not those of its ledgers."""
-    assert records.claims is not None  # noqa: S101 -- the caller has looked
-    told = records.claims.privacy
     for target in sorted({records.settings.privacy.epsilon, *(a.target for a in accounts)}):
         if not same(told.target_epsilon, target):
             yield _wrong(SUMMARY_FILE, "privacy.target_epsilon", told.target_epsilon, target)

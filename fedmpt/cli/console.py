@@ -113,7 +113,7 @@ class Console:
             for column in columns + ["all runs", "lifetime"] * carried:
                 clients.add_column(column, justify="right")
             for account in accounts:
-                clients.add_row(
+                row = [
                     str(account["client"]),
                     str(account["n_public"]),
                     display_epsilon(account["epsilon"]),
@@ -121,15 +121,13 @@ class Console:
                     f"{account['noise_multiplier']:.3f}",
                     f"{account['sample_rate']:.3f}",
                     str(account["steps"]),
-                    *(
-                        (
-                            display_epsilon(account["lifetime_spent"]),
-                            f"{account['lifetime_epsilon']:g}",
-                        )
-                        if carried
-                        else ()
-                    ),
-                )
+                ]
+                if carried:
+                    row += [
+                        display_epsilon(account["lifetime_spent"]),
+                        f"{account['lifetime_epsilon']:g}",
+                    ]
+                clients.add_row(*row)
             self._out.print(clients)
         else:
             self._out.print("privacy: NONE (--no-dp)")
