@@ -54,6 +54,7 @@ def check_opened_sums(federation: Federation, plan: DPPlan) -> CheckResult:
             layout=rounds.layout,
             private=True,
             marks=Path(folder) / "marks",
+            cohort=len(cohort),
         )
 
         def contribute(client: ClientId) -> SegmentValues:

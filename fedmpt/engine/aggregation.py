@@ -38,7 +38,6 @@ from secagg import (
 from secagg import Roster as MemberRoster
 from secagg import Update as SegmentValues
 from secagg.errors import MarginExceeded
-from secagg.policy import MIN_MASKED_CLIENTS
 
 ATTEMPTS: Final = 3  # a round whose clients vanish is tried this often, each time with fresh keys
 _STAGES: Final = ("advertise", "share", "upload", "confirm", "reveal")
@@ -55,7 +54,7 @@ class Aggregation:
         layout: Layout,
         private: bool,
         marks: Path,
-        cohort: int | None = None,
+        cohort: int,
     ) -> None:
         """Create identities, roster and sessions and, for CKKS, the clients' shared key.
 
@@ -65,8 +64,8 @@ class Aggregation:
             layout: what is summed.
             private: whether updates are differentially private.
             marks: folder of the clients' durable one-shot marks.
-            cohort: clients of a round, None for all: what clients insist on in masked rounds follows from it, not from
-                how many the server invites.
+            cohort: clients of a round: what clients insist on in masked rounds follows from it, not from how many the
+                server invites.
 
         Raises:
             secagg.ConfigurationError: the CKKS preset cannot add up so many clients.
@@ -83,10 +82,7 @@ class Aggregation:
             coordinator=self._coordinator.public,
             members=tuple(identity.member() for identity in identities),
         )
-        policy = _policy(
-            self.mode, layout, cohort=cohort or clients, private=private, config=config
-        )
-        self._least_survivors, self._colluders = policy.survivors_min, policy.colluders
+        self._policy = _policy(self.mode, layout, cohort=cohort, private=private, config=config)
         self._run_id = new_run_id()
         self._sequence = 0
         self._cache = SignatureCache()  # all clients live in this process; none may see another's
@@ -98,7 +94,7 @@ class Aggregation:
                     self.mode,
                     identity=identity,
                     roster=self.roster,
-                    policy=policy,
+                    policy=self._policy,
                     save=partial(write_whole, marks / f"client-{identity.id:03d}"),
                     saved=_saved(marks / f"client-{identity.id:03d}"),
                     signature_cache=self._cache,
@@ -137,9 +133,9 @@ class Aggregation:
             sequence=sequence,
             run_id=self._run_id,
             invited=cohort,
-            n_min=1 if self.mode is Mode.PLAIN else MIN_MASKED_CLIENTS,
-            survivors_min=self._least_survivors,
-            colluders=self._colluders,
+            n_min=self._policy.n_min,
+            survivors_min=self._policy.survivors_min,
+            colluders=self._policy.colluders,
             shared_key=None if self.key_epoch is None else self.key_epoch.key,
             verify_sum=self._verify_sum,
         )

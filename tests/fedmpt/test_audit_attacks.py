@@ -204,10 +204,22 @@ def test_methods_that_read_pixels_are_audited_too(
     assert [r.verdict for r in results] == [Verdict.PASS] * len(results)
 
 
+@pytest.mark.parametrize(("clients", "participation"), [(5, 1.0), (10, 0.5)])
 def test_an_opened_sum_has_the_claimed_variance_and_a_smaller_share_is_found(
-    small_run: SmallRun, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: SmallRun,
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clients: int,
+    participation: float,
 ) -> None:
-    small_run(tmp_path / "run", privacy__noise="shares", clients__count=5, train__rounds=1)
+    small_run(
+        tmp_path / "run",
+        privacy__noise="shares",
+        clients__count=clients,
+        clients__participation=participation,
+        train__rounds=3,
+    )
     federation, subject = stage(tmp_path / "run", shared_cache)
     assert subject.plan.noise is NoiseMode.SHARES
     found = check_opened_sums(federation, subject.plan)

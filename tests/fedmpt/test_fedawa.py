@@ -108,6 +108,7 @@ def _adaptive_round(
         layout=rounds.layout,
         private=private,
         marks=folder / "marks",
+        cohort=len(sites),
     )
     asked: list[tuple[int, ...]] = []
     state = GlobalState(round=0, vector=model)

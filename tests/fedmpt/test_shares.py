@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,10 @@ def test_a_server_that_invites_a_victim_and_its_own_helpers_alone_gets_nothing(
         layout=envelope.layout,
         private=True,
         marks=tmp_path / "marks",
+        cohort=12,
     )
-    aggregation._colluders, aggregation._least_survivors = None, 3  # what the server says
+    said = replace(aggregation._policy, colluders=None, survivors_min=3)  # by the server
+    aggregation._policy = said
     honest = []
 
     def contribute(client: ClientId) -> SegmentValues:
@@ -233,6 +236,7 @@ def test_only_values_that_may_be_sent_again_are_kept_for_a_second_attempt(
         layout=envelope.layout,
         private=True,
         marks=tmp_path / "marks",
+        cohort=5,
     )
     asked: Counter[int] = Counter()
 
