@@ -18,7 +18,7 @@ from fedmpt.engine.spaces import RoundSketches, choose_space, round_sketch
 from fedmpt.errors import UsageError
 from fedmpt.methods.fedmpt import FedMPT
 from fedmpt.methods.registry import METHODS, build_method
-from privacy.sketch import find_sliced
+from privacy.sketch import SketchSpace, find_sliced
 from tests.fedmpt.conftest import SmallRun
 
 MANY = ("cat", "dog", "bus", "sheep", "tree", "car", "boat", "horse", "bird", "cow")
@@ -174,18 +174,17 @@ def test_the_slices_of_a_method_are_the_same_wherever_its_parameters_are(
     assert at_start == find_sliced(method.encode_text, moved)
 
 
-@pytest.mark.parametrize(("rate", "warned"), [(0.001, False), (300.0, True)])
+@pytest.mark.parametrize(("drift", "warned"), [(0.99, False), (1.01, True)])
 def test_a_round_that_went_farther_than_its_sketch_tells_is_warned_of(
-    small_run: SmallRun, tmp_path: Path, rate: float, warned: bool
+    small_run: SmallRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drift: float,
+    warned: bool,
 ) -> None:
-    small_run(
-        tmp_path / "run",
-        privacy__space="sketch",
-        train__lr=rate,
-        train__lr_multipliers={},
-        train__rounds=1,
-        secagg__mode="none",
-    )
+    # How far a run drifts is left to noise from the operating system; that drift is measured rightly, test_sketch sees.
+    monkeypatch.setattr(SketchSpace, "drift", lambda *_: drift)
+    small_run(tmp_path / "run", privacy__space="sketch", train__rounds=1, secagg__mode="none")
     log = tmp_path / "run" / "warnings.jsonl"
     said = log.read_text() if log.exists() else ""
     assert ("was not in the sketch" in said) == warned
