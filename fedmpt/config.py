@@ -7,6 +7,7 @@ run folder keeps the resolved tree, which is enough to repeat the run.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -431,11 +432,12 @@ def load_config(
     for key, value in (options or {}).items():
         if value is not None:
             _put(tree, key, value)
+    _require_finite(tree)
     try:
         return msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"configuration: {error}; `fedmpt config` lists every key with its default"
+            f"configuration: {_named(error, tree)}; `fedmpt config` lists every key with its default"
         ) from error
 
 
@@ -469,6 +471,30 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise UsageError(f"configuration key {key}: {branch} is a value, not a section")
     tree[leaf] = value
+
+
+def _require_finite(tree: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise a `UsageError` naming the first number that is infinite or none, which no key can be."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            _require_finite(value, (*path, str(key)))
+    elif isinstance(tree, float) and not math.isfinite(tree):
+        key = ".".join(path)
+        remedy = "; to train without privacy, use --no-dp" if key == "privacy.epsilon" else ""
+        raise UsageError(f"configuration: {key} = {tree}: must be a finite number{remedy}")
+
+
+def _named(error: msgspec.ValidationError, tree: Any) -> str:
+    """Return the error with the key and its value first, where it tells of a key."""
+    reason, at, path = str(error).partition(" - at `$.")
+    if not at:
+        return str(error)
+    key = path.rstrip("`")
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:  # an item of a list
+            return f"{key}: {reason}"
+        tree = tree[part]
+    return f"{key}: {reason}" if isinstance(tree, dict) else f"{key} = {tree!r}: {reason}"
 
 
 def _write_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:

@@ -22,7 +22,7 @@ from fedmpt.audit.manifest import (
 )
 from fedmpt.audit.plans import counted_on_by, plan_findings
 from fedmpt.audit.records import RunRecords, read_run
-from fedmpt.audit.transcripts import TRANSCRIPTS, transcript_findings
+from fedmpt.audit.transcripts import transcript_findings
 from fedmpt.engine.ledgers import INDEX_FILE
 from fedmpt.runstore import METRICS_FILE, SUMMARY_FILE
 from privacy import PLDAccountant
@@ -180,10 +180,6 @@ def _notes(records: RunRecords, accounts: tuple[Account, ...], left: Manifest) -
     notes = []
     if not records.private:
         notes.append("no differential privacy is claimed: nothing bounds what the run reveals")
-    if not (records.folder / TRANSCRIPTS).is_dir():
-        notes.append(
-            "no transcripts of secure aggregation: who was in which sum is the server's word"
-        )
     if records.summary is None:
         notes.append("no summary.json: the run was interrupted; what it charged stays spent")
     unsent = [account.client for account in accounts if account.rounds_unsent]

@@ -78,7 +78,7 @@ def stretches(folder: Path, rounds: Iterable[int], *, sums: int) -> list[Stretch
 
 
 def transcript_findings(records: RunRecords, *, honest: int) -> list[Finding]:
-    """Return what is wrong with the logs in a run folder; none where no logs were kept.
+    """Return what is wrong with the logs in a run folder.
 
     Args:
         records: the run.
@@ -92,9 +92,10 @@ def transcript_findings(records: RunRecords, *, honest: int) -> list[Finding]:
     configuration says, and with shares of noise its signed parameters must promise the honest clients that plans count
     on.
     """
-    if not (records.folder / TRANSCRIPTS).is_dir():
-        return []
     lines = {line.round: line for line in records.lines if line.round > 0}
+    if lines and not (records.folder / TRANSCRIPTS).is_dir():
+        what = "no logs of secure aggregation: who was in which sum is the server's word"
+        return [Finding(kind=Kind.TRANSCRIPT, where=TRANSCRIPTS, what=what)]
     sums = sums_of_a_round(records.settings.method.name)
     return [
         finding

@@ -285,6 +285,10 @@ def _a_missing_transcript(folder: Path) -> None:
     (folder / "transcripts" / "round-0002.bin").unlink()
 
 
+def _no_transcripts(folder: Path) -> None:
+    shutil.rmtree(folder / "transcripts")
+
+
 def _exchanged_transcripts(folder: Path) -> None:
     logs = folder / "transcripts"
     (logs / "round-0001.bin").rename(logs / "kept")
@@ -328,6 +332,7 @@ PLANTED: list[tuple[Callable[[Path], None], Kind]] = [
     (_a_summary_without_privacy, Kind.UNREADABLE),
     (_an_edited_transcript, Kind.TRANSCRIPT),
     (_a_missing_transcript, Kind.TRANSCRIPT),
+    (_no_transcripts, Kind.TRANSCRIPT),
     (_exchanged_transcripts, Kind.TRANSCRIPT),
     (_a_survivor_who_did_not_sign, Kind.TRANSCRIPT),
 ]

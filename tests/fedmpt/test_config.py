@@ -60,6 +60,24 @@ def test_an_unknown_key_or_a_bad_value_is_refused_by_name(setting: str, named: s
         load_config(settings=[setting])
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("privacy.epsilon=-1", "privacy.epsilon = -1: Expected"),
+        ("train.optimizer=swift", "train.optimizer = 'swift': Invalid"),
+        ("train.roundz=3", "train: Object contains unknown field `roundz`"),
+        ("train=3", "train = 3: Expected"),
+        ("privacy.declared_sizes=[500, 7]", "privacy.declared_sizes[1]: Expected"),
+        ("privacy.epsilon=inf", "privacy.epsilon = inf: must be a finite number; to train without"),
+        ("train.lr_multipliers.gate_up=nan", "train.lr_multipliers.gate_up = nan: must be"),
+    ],
+)
+def test_what_is_refused_is_told_with_its_key_and_value_first(setting: str, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(settings=[setting])
+    assert str(error.value).startswith(f"configuration: {told}")
+
+
 def test_a_setting_without_a_value_is_refused_with_the_form() -> None:
     with pytest.raises(UsageError, match="key=value"):
         load_config(settings=["train.rounds"])
