@@ -237,7 +237,8 @@ def fitting_parameters(method: Method, tensors: TunedTensors, local: Path | None
     found = shapes(tensors.parameters)
     if expected != found:
         raise UsageError(
-            f"the tensors {found} are not those of {method.name}, {expected}: model and backbone do not fit together"
+            f"the tensors {found} are not those of {method.name}, {expected}: model and backbone do not fit "
+            "together, or another version of fedmpt tuned it"
         )
     return tensors.parameters | own
 

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedmpt.audit.forms import Form, formed
 from fedmpt.audit.records import read_run
 from fedmpt.audit.run import RunAudit, audit_run
 from fedmpt.audit.saved import SavedAudit, read_audit
 from fedmpt.audit.transcripts import stretches
 from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.errors import UsageError
-from fedmpt.runstore import WARNING_SCHEMA, WARNINGS_FILE, require_schema
+from fedmpt.report.forms import Evaluated, Line, PrivatePromise, Summary
+from fedmpt.runstore import (
+    METRICS_FILE,
+    SUMMARY_FILE,
+    WARNING_SCHEMA,
+    WARNINGS_FILE,
+    require_schema,
+)
 from secagg import SecAggError
 from secagg.roster import Roster
 from secagg.transcript import verify_run
@@ -105,6 +113,14 @@ def read_source(folder: Path, *, ledgers: Path | None = None) -> RunSource:
             f"{folder}: has no summary.json: the run did not finish; what it spent is told by `fedmpt audit {folder}`"
         )
     _require_fields(folder, records.summary)
+    _require_form(folder, SUMMARY_FILE, records.summary, Summary)
+    if records.private:
+        _require_form(folder, SUMMARY_FILE, records.summary["privacy"], PrivatePromise)
+    for number, line in enumerate(records.metrics, start=1):
+        where = f"{METRICS_FILE}, line {number}"
+        _require_form(folder, where, line, Line)
+        if number == 1 or "AP" in line:
+            _require_form(folder, where, line, Evaluated)
     scored = len(records.summary["final_AP"])
     if any(len(line["AP"]) != scored for line in records.metrics if "AP" in line):
         raise UsageError(
@@ -148,14 +164,26 @@ def _kept_warnings(folder: Path) -> tuple[tuple[int, str], ...]:
 
 def _require_fields(folder: Path, summary: dict[str, Any]) -> None:
     """Raise a `UsageError` unless the summary says all that a report tells."""
-    secagg = summary.get("secagg", {})
     lacking = [name for name in _FIELDS if name not in summary]
-    lacking += [f"secagg.{name}" for name in _SECAGG_FIELDS if name not in secagg]
+    secagg = summary.get("secagg")
+    if isinstance(secagg, dict):  # else its form says so
+        lacking += [f"secagg.{name}" for name in _SECAGG_FIELDS if name not in secagg]
     if lacking:
         raise UsageError(
             f"{folder}: summary.json has no {', '.join(lacking)}: it was written by another version of fedmpt; report "
             "with that one"
         )
+
+
+def _require_form(folder: Path, where: str, value: object, form: type[Form]) -> None:
+    """Raise a `UsageError` unless what a report reads of a file has its form."""
+    try:
+        formed(value, form)
+    except ValueError as error:
+        raise UsageError(
+            f"{folder}: {where} is not as a run writes it: {error}; a report needs it whole, and "
+            f"`fedmpt audit {folder}` tells what else is wrong"
+        ) from error
 
 
 def _verified_logs(

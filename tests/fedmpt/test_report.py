@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -28,6 +28,7 @@ from fedmpt.engine.prepare import prepare
 from fedmpt.errors import UsageError
 from fedmpt.inference.maps import class_maps
 from fedmpt.learner import predict
+from fedmpt.report import source as source_module
 from fedmpt.report.examples import ConditionMap, Example, read_examples
 from fedmpt.report.pictures import pictures
 from fedmpt.report.source import read_source
@@ -394,6 +395,41 @@ def test_files_of_different_runs_are_refused(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(changed))
     with pytest.raises(UsageError, match="one run"):
         read_source(folder)
+
+
+WRONG = (None, "text", ["text"], {"text": 1}, -1)
+
+
+def _changed(value: Any, depth: int = 2) -> Iterator[Any]:
+    """Yield an object with one field gone or wrong, in every place down to a depth."""
+    for name in value:
+        rest = {key: kept for key, kept in value.items() if key != name}
+        yield rest
+        yield from (rest | {name: wrong} for wrong in WRONG)
+        if depth > 1 and isinstance(value[name], dict):
+            yield from (rest | {name: inner} for inner in _changed(value[name], depth - 1))
+
+
+@pytest.mark.parametrize("place", ["summary", "first", "last"])
+def test_no_value_of_a_file_brings_a_report_down(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It is written all the same, or refused as something a user can mend."""
+    told = read_source(folder)
+    monkeypatch.setattr(source_module, "audit_run", lambda *_, **__: told.audit)
+    monkeypatch.setattr(source_module, "_verified_logs", lambda *_, **__: (told.logs, ""))
+    path = folder / ("summary.json" if place == "summary" else "metrics.jsonl")
+    whole = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    at = 0 if place == "first" else len(whole) - 1
+    refused = 0
+    for false in _changed(told.summary if place == "summary" else whole[at]):
+        lines = [false] if place == "summary" else [*whole[:at], false, *whole[at + 1 :]]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        try:
+            write_report(folder, FIGURES_ONLY, progress=Silence())
+        except UsageError:
+            refused += 1
+    assert refused > 30
 
 
 def test_a_report_is_the_same_each_time_and_the_audit_knows_it(folder: Path) -> None:
