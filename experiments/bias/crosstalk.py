@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedmpt.inference.model import TunedModel
+from fedmpt.methods.adapter_basis import to_cores
 from fedmpt.methods.fedmpt import FedMPT
 
 
@@ -39,7 +40,7 @@ def crosstalk(
     if "adapter_up" in parameters:
         down, up = parameters["adapter_down"], parameters["adapter_up"]  # [N, D, R], [N, R, D]
     else:
-        down, up = fixed["adapter_down"], parameters["adapter_core"] @ fixed["adapter_out"]
+        down, up = fixed["adapter_down"], to_cores(parameters) @ fixed["adapter_out"]
     text = method.encode_text(parameters)
     features = text.reshape(len(method.conditions), -1, text.shape[-1])  # [N, C, D]
     centred = features - features.mean(dim=1, keepdim=True)

@@ -69,8 +69,14 @@ PRIVATE: Final = Rule(
     gate_rank=1,
     temperature=3.0,
     transport_weight=0.1,
-    # Prompts alone gain nothing here and lose when they move far; the adapters' core, whose unit is ten, goes far.
-    lr_multipliers={"adapter_core": 0.1, "condition_tokens": 0.03, "class_tokens": 0.03},
+    # Prompts alone gain nothing here and lose when they move far; the adapters' core, whose unit is ten, goes far. What
+    # the cores of all conditions have in common would go farthest and help least.
+    lr_multipliers={
+        "adapter_common": 0.03,
+        "adapter_core": 0.1,
+        "condition_tokens": 0.03,
+        "class_tokens": 0.03,
+    },
     block_shares={
         "condition_tokens": SMALL_SHARE,
         "class_tokens": SMALL_SHARE,
@@ -81,13 +87,14 @@ PRIVATE: Final = Rule(
 )
 # A round of shared noise is one step of the server for all clients together: many rounds, and Adam, whose steps find
 # the directions that plain SGD is slow in. It makes steps of the same size out of noise alone, too, so what gains
-# nothing here (gate and prompts) hardly moves.
+# nothing here (gate and prompts) hardly moves, and what cores have in common moves less than how they differ.
 SHARED: Final = replace(
     PRIVATE,
     rounds=150,
     lr=0.02,
     optimizer="adam",
     lr_multipliers={
+        "adapter_common": 0.3,
         "condition_tokens": 0.0001,
         "class_tokens": 0.0001,
         "gate_down": 0.01,

@@ -404,9 +404,14 @@ def _schedule(config: Config, clients: int) -> tuple[tuple[ClientId, ...], ...]:
 def _check_secagg(config: Config, clients: int, *, cohort: int) -> None:
     mode, preset = config.secagg.mode, config.secagg.ckks_preset
     if mode != "none" and cohort < MIN_MASKED_CLIENTS:
+        bare = (
+            "--dp-noise local with --secagg none"
+            if config.privacy.noise == "shares"
+            else "--secagg none"
+        )
         raise UsageError(
             f"{cohort} of {clients} clients in a round: {mode} hides an update among at least "
-            f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or --secagg none"
+            f"{MIN_MASKED_CLIENTS}; use more clients, a larger --participation, or {bare}"
         )
     if mode != "ckks" and (config.secagg.ckks_verify or preset is not None):
         raise UsageError(f"--secagg {mode}: --ckks-verify and secagg.ckks_preset need ckks")

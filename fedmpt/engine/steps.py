@@ -23,7 +23,8 @@ from privacy import DPSpace
 USUAL_NORMS: Final = {
     "condition_tokens": 0.06,
     "class_tokens": 0.04,
-    "adapter_core": 1.3,
+    "adapter_common": 1.0,
+    "adapter_core": 0.8,
     "gate_down": 0.0023,
     "gate_up": 0.0026,
 }

@@ -10,7 +10,10 @@ decide the projections; docs/results.md has what each is worth:
 - Across, an adapter only lengthens a patch: it makes it less certain. From a core of zero this has no gradient, so
   the core starts at a random value there.
 
-Dimensions: ``C`` classes, ``D`` width, ``R`` rank, ``O`` output directions.
+A fourth fact decides how the cores of several conditions are tuned: what all conditions would add alike grows fastest
+and helps least. It is a block of its own, with a lower rate (`to_blocks`).
+
+Dimensions: ``C`` classes, ``D`` width, ``R`` rank, ``O`` output directions, ``N`` conditions.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from scipy.linalg import helmert
 from torch import Tensor
+
+from fedmpt.methods.base import Parameters
 
 UNIT: Final = 10.0  # length of an output direction; keeps the core's own values near 0.1, as secure sums clip at 1
 TEXT_GAIN: Final = 0.3  # length, in that unit, of output directions along which class texts differ
@@ -49,6 +55,38 @@ class AdapterBasis:
         core *= FREE_LENGTH / UNIT / max(1, directions - self.text_count) ** 0.5
         core[:, :, : self.text_count] = 0.0
         return core
+
+
+def to_blocks(cores: Tensor) -> Parameters:
+    """Return the cores of all conditions as the blocks that are tuned, in coordinates turned among conditions.
+
+    Args:
+        cores: ``[N, R, O]``.
+
+    Returns:
+        ``adapter_common`` ``[R, O]``, the mean core times the root of N, and ``adapter_core`` ``[N - 1, R, O]``,
+        Helmert contrasts: how conditions differ. The turn is orthonormal: lengths are those of the cores, and noise
+        that is alike in all coordinates stays so. With one condition ``adapter_core`` ``[1, R, O]`` is its core.
+    """
+    if len(cores) == 1:
+        return {"adapter_core": cores}
+    turned = torch.tensordot(_turn(cores), cores, dims=1)
+    return {"adapter_common": turned[0], "adapter_core": turned[1:]}
+
+
+def to_cores(blocks: Parameters) -> Tensor:
+    """Return the cores ``[N, R, O]`` that blocks stand for: the inverse of `to_blocks`."""
+    if "adapter_common" not in blocks:
+        return blocks["adapter_core"]
+    turned = torch.cat([blocks["adapter_common"].unsqueeze(0), blocks["adapter_core"]])
+    cores: Tensor = torch.tensordot(_turn(turned).T, turned, dims=1)
+    return cores
+
+
+def _turn(cores: Tensor) -> Tensor:
+    """Return the orthonormal ``[N, N]`` whose first row is a mean, times the root of N, and the others contrasts."""
+    turn: Tensor = torch.from_numpy(helmert(len(cores), full=True)).to(cores)
+    return turn
 
 
 def adapter_basis(text: Tensor, rank: int) -> AdapterBasis:

@@ -25,7 +25,7 @@ from fedmpt.clip.text import normalise
 from fedmpt.conditions.published import DEFAULT_CONDITIONS
 from fedmpt.config import FedMPTConfig
 from fedmpt.errors import UsageError
-from fedmpt.methods.adapter_basis import AdapterBasis, adapter_basis
+from fedmpt.methods.adapter_basis import AdapterBasis, adapter_basis, to_blocks, to_cores
 from fedmpt.methods.base import Method, Parameters
 from fedmpt.methods.losses import PROBABILITY_FLOOR, asymmetric_loss
 from fedmpt.methods.prompts import fresh_tokens, frozen_features, start_tokens
@@ -43,7 +43,8 @@ class FedMPT(Method):
     Tunable parameters: ``condition_tokens`` ``[N, bc, W]``, ``class_tokens`` ``[bk, W]``, ``adapter_down``
     ``[N, D, R]``, ``adapter_up`` ``[N, R, D]``, ``gate_down`` ``[D, G]``, ``gate_up`` ``[G, N]``. Up-projections start
     at zero: at the start adapters are the identity and the gate is uniform. With ``adapter_projections = "text"``,
-    ``adapter_core`` ``[N, R, O]`` between fixed projections takes the place of the adapters' two tensors.
+    ``adapter_common`` ``[R, O]`` and ``adapter_core`` ``[N - 1, R, O]``, which stand for one core a condition between
+    fixed projections (`fedmpt.methods.adapter_basis`), take the place of the adapters' two tensors.
     """
 
     name = "fedmpt"
@@ -126,7 +127,7 @@ class FedMPT(Method):
                 values["adapter_down"] = spread * torch.randn(count, width, rank, generator=random)
                 values["adapter_up"] = torch.zeros(count, rank, width)
             else:
-                values["adapter_core"] = self._basis.start(count, random)
+                values |= to_blocks(self._basis.start(count, random))
         if self._gate:
             rank = settings.gate_rank or 0
             spread = 1 / math.sqrt(width)
@@ -237,7 +238,7 @@ class FedMPT(Method):
             down, up = parameters["adapter_down"], parameters["adapter_up"]  # [N, D, R], [N, R, D]
         else:
             down = self._basis.down.expand(count, -1, -1)
-            up = parameters["adapter_core"] @ self._basis.out
+            up = to_cores(parameters) @ self._basis.out
         features = text.reshape(count, -1, width)  # [N, C, D]
         bent = self._by_condition(patches @ down.transpose(0, 1).flatten(1))  # a: [B, N, M, R]
         along = self._by_condition(patches @ up.flatten(0, 1).T)  # W_up f: [B, N, M, R]

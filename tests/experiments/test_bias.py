@@ -256,12 +256,12 @@ def test_crosstalk_is_what_an_adapter_adds_to_a_class_along_others(
     method, parameters = model.method, dict(model.parameters)
     assert isinstance(method, FedMPT)
     partners, decoys = company_tables(1, len(model.classes))
-    name = "adapter_up" if projections == "trained" else "adapter_core"
+    names = ("adapter_up",) if projections == "trained" else ("adapter_common", "adapter_core")
 
     def with_changed(**changed: torch.Tensor) -> TunedModel:
         return TunedModel(model.card, model.backbone, method, parameters | changed)
 
-    silent = with_changed(**{name: 0 * parameters[name]})
+    silent = with_changed(**{name: 0 * parameters[name] for name in names})
     assert crosstalk(silent, partners, decoys) == {"partner": 0, "decoy": 0}
 
     # An adapter that sends each class along its partner: t_c W t_p is large for partners alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fedmpt.clip.backbone import Backbone
@@ -12,6 +13,8 @@ from fedmpt.methods.adapter_basis import (
     TEXT_GAIN,
     UNIT,
     adapter_basis,
+    to_blocks,
+    to_cores,
 )
 from fedmpt.methods.fedmpt import FedMPT
 
@@ -70,15 +73,43 @@ def test_the_core_starts_across_the_text_and_at_the_same_length_for_any_number_o
     assert abs(length / FREE_LENGTH - 1) < 0.05
 
 
-def test_with_projections_from_text_the_core_alone_is_tuned_of_an_adapter(
+def test_with_projections_from_text_the_cores_alone_are_tuned_of_adapters(
     backbone: Backbone,
 ) -> None:
     parameters = FedMPT(backbone, CLASSES, SETTINGS).initial_parameters(0)
     assert set(parameters) == {
-        *("adapter_core", "condition_tokens", "class_tokens"),
+        *("adapter_common", "adapter_core", "condition_tokens", "class_tokens"),
         *("gate_down", "gate_up"),
     }
-    assert parameters["adapter_core"].shape == (4, 3, 3 + FREE_DIRECTIONS)  # 3 = C - 1
+    assert parameters["adapter_common"].shape == (3, 3 + FREE_DIRECTIONS)  # 3 = C - 1
+    assert parameters["adapter_core"].shape == (3, 3, 3 + FREE_DIRECTIONS)  # of 4 conditions
+
+
+def test_blocks_stand_for_the_cores_they_were_made_of() -> None:
+    cores = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0))
+    for count in range(1, 6):
+        blocks = to_blocks(cores[:count])
+        torch.testing.assert_close(to_cores(blocks), cores[:count])
+        lengths = sum(float(block.square().sum()) for block in blocks.values())
+        assert lengths == pytest.approx(float(cores[:count].square().sum()))
+
+
+def test_what_all_cores_have_in_common_is_one_block_and_how_they_differ_the_other() -> None:
+    core = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    alike = to_blocks(core.expand(4, -1, -1))
+    torch.testing.assert_close(alike["adapter_common"], 2 * core)  # the root of 4
+    torch.testing.assert_close(alike["adapter_core"], torch.zeros(3, 3, 7))
+    unlike = to_blocks(torch.stack([core, -core]))
+    torch.testing.assert_close(unlike["adapter_common"], torch.zeros(3, 7))
+
+
+def test_a_condition_alone_has_a_core_and_nothing_in_common(backbone: Backbone) -> None:
+    method = FedMPT(backbone, CLASSES, SETTINGS, ("background",))
+    parameters = method.initial_parameters(0)
+    assert parameters["adapter_core"].shape == (1, 3, 3 + FREE_DIRECTIONS)
+    assert "adapter_common" not in parameters
+    patches = torch.zeros(1, 6, backbone.width) + 0.1
+    assert method.score(parameters, method.encode_text(parameters), patches).shape == (1, 4)
 
 
 def test_other_classes_keep_the_projections_that_were_tuned_with(backbone: Backbone) -> None:
