@@ -67,7 +67,7 @@ def make_preview(
         if plans
         else None,
         planned_epsilons=_range(planned),
-        space=f"{config.privacy.space} space ({federation.space_reason})" if plans else None,
+        space=_space(federation) if plans else None,
         secagg=config.secagg.mode,
         statement=sent_in_words(config),
         tolerated=(threshold(cohort, params.colluders), params.colluders) if masked else None,
@@ -76,6 +76,14 @@ def make_preview(
         setup_bytes=_setup_bytes(aggregation),
         folder=str(folder),
     )
+
+
+def _space(federation: Federation) -> str:
+    """Return where what is noised is clipped, in words."""
+    privacy = federation.config.privacy
+    if privacy.unit == "client":
+        return "parameter space (the change that a client's training makes, as a whole)"
+    return f"{privacy.space} space ({federation.space_reason})"
 
 
 def _setup_bytes(aggregation: Aggregation) -> tuple[int, int] | None:

@@ -309,6 +309,10 @@ def test_an_existing_run_folder_is_refused_and_left_as_it_is(run: Runner, tmp_pa
             {"clients__count": 2, "clients__minimum_size": 10, "secagg__mode": "ckks"},
             "ckks hides an update among at least 3",
         ),
+        (
+            {"clients__count": 2, "clients__minimum_size": 10, "privacy__noise": "shares"},
+            "or --dp-noise local with --secagg none",
+        ),
         ({"secagg__ckks_verify": True}, "need ckks"),
         ({"secagg__ckks_preset": "wide"}, "need ckks"),
         ({"privacy__delta": 0.01}, "1/\\(10 n\\)"),
@@ -330,6 +334,20 @@ def test_what_the_preview_projects_is_what_is_spent_and_sent(run: Runner) -> Non
     assert preview.planned_epsilons is not None
     assert preview.planned_epsilons == pytest.approx((min(spent), max(spent)), abs=1e-6)
     assert preview.bytes_up == summary["secagg"]["bytes_up_per_client_round"]
+
+
+@pytest.mark.parametrize(
+    ("options", "clipped"),
+    [({}, "text space ("), ({"privacy__unit": "client"}, "parameter space (the change that")],
+)
+def test_the_preview_says_what_is_clipped(
+    run: Runner, options: dict[str, Any], clipped: str
+) -> None:
+    shared = {"privacy__noise": "shares", "privacy__delta": 1e-3, "train__rounds": 1}
+    run(clients__count=5, **shared, **options)
+    (preview,) = run.listener.previews
+    assert preview.space is not None
+    assert preview.space.startswith(clipped)
 
 
 def _protocol(folder: Path) -> dict[str, Any]:
