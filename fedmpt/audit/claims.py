@@ -80,7 +80,7 @@ def _totals(
         if not same(told.target_epsilon, target):
             yield _wrong(SUMMARY_FILE, "privacy.target_epsilon", told.target_epsilon, target)
     if accounts or not records.booked:
-        deltas: list[float | None] = [*sorted({account.delta for account in accounts})]
+        deltas: list[float | None] = [*sorted({account.claimed_delta for account in accounts})]
         for delta in deltas or [None]:
             if not same(told.delta, delta):
                 yield _wrong(SUMMARY_FILE, "privacy.delta", told.delta, delta)
@@ -153,7 +153,7 @@ def _guarantee(
     records: RunRecords, told: PrivacyCard, accounts: Sequence[Account]
 ) -> Iterator[Finding]:
     spent = {str(account.client): account.epsilon for account in accounts}
-    largest, delta = max(spent.values()), max(account.delta for account in accounts)
+    largest, delta = max(spent.values()), max(account.claimed_delta for account in accounts)
     if not same_epsilon(told.largest_epsilon, largest):
         yield _wrong(CARD_FILE, "largest_epsilon", told.largest_epsilon, largest)
     if not same(told.delta, delta):

@@ -87,7 +87,8 @@ class Account:
         target: limit of the run.
         total: spent over all runs on this ledger.
         lifetime: limit over all runs.
-        delta: of all figures.
+        delta: of all figures, as the ledger has it.
+        claimed_delta: of the claim that is proven: larger than ``delta``, where a part is set aside for integer noise.
         replace_one: spent over all runs under replace-one, another and larger figure.
         noise_multiplier: of the run's plan.
         sample_rate: of the run's plan.
@@ -108,6 +109,7 @@ class Account:
     total: float
     lifetime: float
     delta: float
+    claimed_delta: float
     replace_one: float
     noise_multiplier: float
     sample_rate: float

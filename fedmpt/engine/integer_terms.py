@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from fedmpt.config import PrivacyConfig
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.share_terms import DELTA_BLOCK
 from fedmpt.errors import UsageError
@@ -20,14 +21,22 @@ from privacy.grid import discretisation_delta
 SET_ASIDE: Final = 0.01  # of delta, for noise being discrete
 
 
+def arithmetic_of(privacy: PrivacyConfig) -> Arithmetic:
+    """Return the arithmetic of query and noise; shares of noise are integers."""
+    integers = privacy.noise == "shares" or privacy.arithmetic == "integer"
+    return Arithmetic.INTEGER if integers else Arithmetic.FLOAT
+
+
 def given_to_plans(delta: float) -> float:
     """Return the delta that plans of integer noise are made for, of a claim's ``delta``; rounded to 12 digits."""
     return float(f"{delta * (1 - SET_ASIDE):.12g}")
 
 
-def asked_for(planned: float) -> float:
-    """Return the claim's delta of which `given_to_plans` leaves ``planned``."""
-    return float(f"{planned / (1 - SET_ASIDE):.15g}")
+def claimed(planned: float, arithmetic: Arithmetic) -> float:
+    """Return the delta of the claim that plans for ``planned`` prove: that of which `given_to_plans` leaves it."""
+    return (
+        float(f"{planned / (1 - SET_ASIDE):.15g}") if arithmetic is Arithmetic.INTEGER else planned
+    )
 
 
 def step_shapes(federation: Federation, plan: DPPlan) -> dict[str, tuple[int, ...]]:

@@ -17,12 +17,11 @@ from typing import Any, Final
 
 import msgspec
 
-from fedmpt.engine.integer_terms import asked_for
+from fedmpt.engine.integer_terms import claimed
 from fedmpt.engine.prepare import Federation
 from fedmpt.errors import BudgetSpent, UsageError
 from fedmpt.runstore import require_schema
 from privacy import (
-    Arithmetic,
     Budget,
     BudgetExhausted,
     DPPlan,
@@ -270,8 +269,7 @@ def _all_rounds(plan: DPPlan) -> Event:
 
 
 def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms, plan: DPPlan) -> str:
-    integers = plan.arithmetic is Arithmetic.INTEGER
-    delta = asked_for(known.delta) if integers else known.delta
+    delta = claimed(known.delta, plan.arithmetic)
     old, new = known.to_record(), wanted.to_record()
     name = next(name for name in ("unit", *old) if old[name] != new[name])
     remedy = {

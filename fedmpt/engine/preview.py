@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedmpt.engine.aggregation import Aggregation
+from fedmpt.engine.integer_terms import claimed
 from fedmpt.engine.listener import Preview
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import data_line
@@ -55,7 +56,7 @@ def make_preview(
         f"{' of each block' if config.train.lr_unit == 'block' else ''}, "
         f"{'expected ' if plans else ''}batch {local.batch_size}, {local.epochs} local epoch(s)",
         target_epsilon=config.privacy.epsilon if plans else None,
-        delta=plans[0].delta if plans else None,
+        delta=claimed(plans[0].delta, plans[0].arithmetic) if plans else None,
         protected=protected,
         against=against,
         noise_multipliers=_range([plan.noise_multiplier for plan in plans]),

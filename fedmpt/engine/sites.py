@@ -17,7 +17,7 @@ import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
 from fedmpt.engine.declared import public_sizes
-from fedmpt.engine.integer_terms import given_to_plans
+from fedmpt.engine.integer_terms import arithmetic_of, given_to_plans
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
@@ -89,8 +89,8 @@ def dp_plans(
             f"{max(sizes)} images; leave it out for {default_delta(max(sizes)):g}"
         )
     shares = config.privacy.noise == "shares"
-    integers = shares or config.privacy.arithmetic == "integer"
-    if integers:
+    arithmetic = arithmetic_of(config.privacy)
+    if arithmetic is Arithmetic.INTEGER:
         delta = given_to_plans(delta)
     cache = CalibrationCache(cache_folder / "calibration.json")
     batches = [federation.local.batch_size] * len(sizes)
@@ -115,7 +115,7 @@ def dp_plans(
                 space=DPSpace(config.privacy.space),
                 clip=ClipMode(config.privacy.clip_mode),
                 noise=NoiseMode(config.privacy.noise),
-                arithmetic=Arithmetic.INTEGER if integers else Arithmetic.FLOAT,
+                arithmetic=arithmetic,
                 honest=counted_on(len(federation.schedule[0])) if shares else 1,
                 unit=PrivacyUnit(config.privacy.unit),
                 accountant=accountant,

@@ -6,12 +6,13 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
 from fedmpt.config import Config
 from fedmpt.engine.authors_code import compatibility_note
+from fedmpt.engine.integer_terms import arithmetic_of, claimed
 from fedmpt.engine.listener import RoundRecord
 from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import top_k_figures
@@ -82,7 +83,7 @@ def make_summary(
             "run": name,
             "enabled": config.privacy.enabled,
             "target_epsilon": config.privacy.epsilon if config.privacy.enabled else None,
-            "delta": accounts[0]["delta"] if accounts else None,
+            "delta": _delta(accounts, config),
             "unit": config.privacy.unit,
             "noise": config.privacy.noise,
             "protected": protected,
@@ -104,6 +105,13 @@ def make_summary(
         "seconds_by_phase": dict(phases),
         "peak_memory_bytes": _peak_memory_bytes(),
     }
+
+
+def _delta(accounts: list[dict[str, object]], config: Config) -> float | None:
+    """Return the delta that is proven; accounts have their ledgers', which is smaller where noise is of integers."""
+    if not accounts:
+        return None
+    return claimed(cast("float", accounts[0]["delta"]), arithmetic_of(config.privacy))
 
 
 def sent_in_words(config: Config) -> str:

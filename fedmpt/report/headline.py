@@ -92,7 +92,7 @@ def _privacy(source: RunSource) -> Html:
         return _tile("epsilon", "0", "No training image was used, so nothing was spent.")
     if epsilon is None or math.isinf(epsilon):
         return _tile("epsilon", "unknown", "The ledgers give no figure that can be relied on.")
-    delta = source.audit.accounts[0].delta
+    delta = source.audit.accounts[0].claimed_delta
     return _tile(
         f"epsilon: the most a client spent, of {summary['privacy']['target_epsilon']:g}, at delta {delta:g}",
         display_epsilon(epsilon),

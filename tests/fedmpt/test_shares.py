@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fedmpt.engine.shares
+from fedmpt.audit.run import audit_run
 from fedmpt.config import SecAggConfig, load_config
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.share_terms import (
@@ -24,6 +25,7 @@ from fedmpt.engine.share_terms import (
 )
 from fedmpt.engine.sites import Site
 from fedmpt.errors import RunError, UsageError
+from fedmpt.inference.card import read_card
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import ClientId
 from privacy import (
@@ -306,6 +308,14 @@ def test_plans_of_integer_noise_keep_a_hundredth_of_delta_for_being_discrete(
     terms = read_ledger(folder / "ledger" / "client-000.jsonl").terms
     assert terms.delta == pytest.approx(0.99e-6, rel=1e-12)
     assert {row["delta"] for row in summary["privacy"]["clients"]} == {terms.delta}
+    # what is proven, and what people are told, is the delta asked for
+    assert summary["privacy"]["delta"] == 1e-6
+    card = read_card(folder)
+    assert card.privacy.delta == 1e-6
+    assert "at delta 1e-06 in this run" in card.privacy.guarantee
+    (account, *_) = audit_run(folder).accounts
+    assert (account.delta, account.claimed_delta) == (terms.delta, 1e-6)
+    assert audit_run(folder).findings == ()
 
 
 def test_a_run_may_take_the_square_of_its_part_of_a_lifetime_of_what_is_set_aside(
