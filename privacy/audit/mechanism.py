@@ -51,7 +51,9 @@ def check_mechanism(
     threshold = MECHANISM_ALPHA / len(p_values)
     worst = max(ratios, key=lambda ratio: abs(np.log(ratio)) if ratio > 0 else np.inf)
     failed = not smallest >= threshold
-    words = f"standard deviation {worst:.4f} of the claimed"
+    words = (
+        f"standard deviation {worst:.4f} of the claimed, in the farthest of {len(ratios)} holdings"
+    )
     if failed:
         words += f" ({where_found}: p {smallest:.1g})"
     return CheckResult(

@@ -37,10 +37,10 @@ def check_sampling(
     """
     watch = Stopwatch()
     rate = step.plan.sample_rate
-    p_values = [] if rate == 1 else _coins(sampler(step.plan), rate)
+    p_values = _everyone(sampler(step.plan)) if rate == 1 else _coins(sampler(step.plan), rate)
     missed = _sums_what_it_draws(step, members)
-    threshold = MECHANISM_ALPHA / max(1, len(p_values))
-    smallest, name = min(p_values, default=(1.0, "rate 1"))
+    threshold = MECHANISM_ALPHA / len(p_values)
+    smallest, name = min(p_values)
     failed = not (smallest >= threshold and missed <= _TOLERANCE)
     wrong = [test for p_value, test in p_values if not p_value >= threshold]
     words = f"coins of rate {rate:.4f}: smallest p {smallest:.2g} ({', '.join(wrong) or name})"
@@ -58,6 +58,12 @@ def check_sampling(
         words=words,
         seconds=watch.seconds,
     )
+
+
+def _everyone(sampler: PoissonSampler) -> list[tuple[float, str]]:
+    """At rate 1 there are no coins: a batch is the whole holding, or the sampler is wrong for certain."""
+    whole = all(np.array_equal(sampler.draw(size), np.arange(size)) for size in (0, 1, _SIZE))
+    return [(float(whole), "whole batches")]
 
 
 def _coins(sampler: PoissonSampler, rate: float) -> list[tuple[float, str]]:

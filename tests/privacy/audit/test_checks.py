@@ -130,6 +130,19 @@ def test_each_way_to_draw_wrongly_is_caught_by_the_test_that_is_meant_to(
     assert test in result.words
 
 
+def test_at_rate_one_a_batch_that_is_not_the_whole_holding_is_caught(
+    plan_with: PlanWith,
+) -> None:
+    names = [f"canary {i}" for i in range(SIZE)]
+    sure = GradientStep(
+        plan_with(sample_rate=1.0, block_weights=(("text", 1.0),)), {"text": torch.eye(SIZE)}, names
+    )
+    assert check_sampling(sure, members=range(5)).verdict is Verdict.PASS
+    result = check_sampling(sure, members=range(5), sampler=WithoutTheLast)
+    assert result.verdict is Verdict.FAIL
+    assert "whole batches" in result.words
+
+
 def test_the_one_run_bound_has_the_closed_forms_of_the_theorem() -> None:
     assert p_value(10, 10, 10, epsilon=0.0, delta=0.0) == pytest.approx(2**-10)
     assert p_value(0, 10, 10, epsilon=0.0, delta=0.0) == pytest.approx(1.0)
