@@ -101,7 +101,8 @@ def test_a_planted_state_shows_the_target_without_privacy_and_with_the_noise_for
     assert result.verdict is not Verdict.FAIL
     assert result.rates is not None
     assert result.control_rates is not None
-    assert result.control_rates.advantage > 0.5 > result.rates.advantage
+    # Over 60 trials 0.97 with a deviation of 0.02, and 0.12 with one of 0.08: eight deviations from either.
+    assert result.control_rates.advantage > 0.75 > result.rates.advantage
     silence_noise(monkeypatch)
     assert attacks._planted(subject, federation, accountant).verdict is Verdict.FAIL
 
@@ -183,6 +184,7 @@ def test_naming_a_client_without_attacking_is_refused(fedmpt: Invoke, private_ru
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rare_alarms")
 @pytest.mark.parametrize("method", ["maple", "fedmvp", "ram"])
 def test_methods_that_read_pixels_are_audited_too(
     small_run: SmallRun,
@@ -204,6 +206,7 @@ def test_methods_that_read_pixels_are_audited_too(
     assert [r.verdict for r in results] == [Verdict.PASS] * len(results)
 
 
+@pytest.mark.usefixtures("rare_alarms")
 @pytest.mark.parametrize(("clients", "participation"), [(5, 1.0), (10, 0.5)])
 def test_an_opened_sum_has_the_claimed_variance_and_a_smaller_share_is_found(
     small_run: SmallRun,
@@ -230,6 +233,7 @@ def test_an_opened_sum_has_the_claimed_variance_and_a_smaller_share_is_found(
     assert check_opened_sums(federation, subject.plan).verdict is Verdict.FAIL
 
 
+@pytest.mark.usefixtures("rare_alarms")
 def test_where_a_client_is_the_unit_single_images_are_not_attempted_and_that_is_said(
     small_run: SmallRun, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

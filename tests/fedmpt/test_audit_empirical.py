@@ -40,7 +40,8 @@ from privacy.audit import CheckResult, Verdict, check_one_run, overall, take_all
 from privacy.dpsgd import SecretNoiseDPOptimizer
 from privacy.grid import clip_steps_for, share_variance
 from privacy.integer import IntegerGradient
-from privacy.noise import InsecureZeroNoise
+from privacy.noise import InsecureZeroNoise, insecure_seeded_noise
+from privacy.sampling import insecure_seeded_sampler
 from privacy.sketch import build_sketch
 
 SmallRun = Callable[..., dict[str, Any]]
@@ -121,6 +122,7 @@ def failed(subject: Subject, accountant: PLDAccountant) -> set[str]:
     return {r.check.split(",")[0] for r in results if r.verdict is Verdict.FAIL}
 
 
+@pytest.mark.usefixtures("rare_alarms")
 def test_correct_code_passes_every_check_of_the_mechanism(
     subject: Subject, accountant: PLDAccountant
 ) -> None:
@@ -133,6 +135,7 @@ def test_correct_code_passes_every_check_of_the_mechanism(
     )  # a missing clip would show
 
 
+@pytest.mark.usefixtures("rare_alarms")
 @pytest.mark.parametrize(
     ("plan", "space"),
     [(IN_INTEGERS, "text"), (IN_INTEGERS, "sketch"), (IN_SHARES, "sketch"), (PLAN, "prompt")],
@@ -149,10 +152,12 @@ def test_correct_code_passes_in_integers_in_shares_and_in_prompt_space(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rare_alarms")
 @pytest.mark.parametrize("clip", list(ClipMode))
 def test_correct_code_passes_twenty_of_twenty(
     backbone: Backbone, accountant: PLDAccountant, clip: ClipMode
 ) -> None:
+    """At the auditor's own level, 1e-5 a check, one of twenty audits would fail six times in ten thousand."""
     passes = 0
     for _ in range(20):
         subject = make(backbone, replace(PLAN, clip=clip))
@@ -321,6 +326,7 @@ def test_a_seeded_bug_in_integers_is_caught(
     assert caught_by <= failed(made, accountant)
 
 
+@pytest.mark.usefixtures("rare_alarms")
 def test_an_audit_of_flat_clipping_catches_a_missing_clip_too(
     backbone: Backbone, accountant: PLDAccountant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,13 +358,23 @@ def test_an_audit_through_the_trainer_reads_the_sum_that_was_noised(
     noised = step.noised_sum(members, sampler=take_all(PLAN), noise=GaussianNoise())
     exact = step.noised_sum(members, sampler=take_all(PLAN), noise=InsecureZeroNoise())
     spread = np.std(noised - exact)
-    assert spread == pytest.approx(PLAN.noise_multiplier, rel=4 / np.sqrt(2 * len(noised)))
+    # Six standard errors of a standard deviation.
+    assert spread == pytest.approx(PLAN.noise_multiplier, rel=6 / np.sqrt(2 * len(noised)))
+
+
+def given_randomness(patch: pytest.MonkeyPatch) -> None:
+    """Noise and coins of one-run audits that are the same every time."""
+    audited = "privacy.audit.one_run"
+    patch.setattr(f"{audited}.GaussianNoise", lambda: insecure_seeded_noise(1))
+    patch.setattr(f"{audited}.PoissonSampler", lambda plan: insecure_seeded_sampler(plan, 1))
 
 
 def test_one_run_at_a_low_claim_catches_noise_divided_by_the_batch_and_passes_correct_code(
     accountant: PLDAccountant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(PLAN, noise_multiplier=4.97)  # epsilon 1 over 100 steps
+    # Given coins and noise: with drawn ones the bound exceeds a true claim twice in ten thousand runs.
+    given_randomness(monkeypatch)
 
     def audit() -> CheckResult:
         return check_one_run(
@@ -375,10 +391,22 @@ def test_one_run_at_a_low_claim_catches_noise_divided_by_the_batch_and_passes_co
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rare_alarms")
 def test_the_whole_audit_of_a_run_finds_nothing_and_every_attack_has_a_control_that_succeeds(
-    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: Path
+    small_run: SmallRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared_cache: Path,
 ) -> None:
     monkeypatch.setenv("FEDMPT_CACHE", str(shared_cache))
+    # Given coins and noise: with drawn ones the bound exceeds a true low claim in some of ten thousand audits.
+    given_randomness(monkeypatch)
+    monkeypatch.setattr(
+        "fedmpt.audit.empirical.check_one_run",
+        lambda step, **options: check_one_run(
+            step, **options | {"coins": np.random.default_rng(1)}
+        ),
+    )
     small_run(tmp_path / "run", train__rounds=2, data__scenes__train_size=600)
     results = list(audit_empirically(tmp_path / "run", ledgers=None, client=0, progress=Silence()))
     assert overall(results) is Verdict.PASS

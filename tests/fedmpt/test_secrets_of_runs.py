@@ -64,5 +64,8 @@ def test_coins_and_noise_are_secret_and_never_the_same_twice(
     assert len(set(drawn)) == len(drawn)
     if mode != "client":
         assert sum(len(batches) for batches in coins.values()) >= 20
-        for batches in coins.values():
+        # Two batches of 24 images at rate 0.8 are equal once in ten thousand times, of 38 and more never.
+        enough = [batches for size, batches in coins.items() if size > 30]
+        assert sum(len(batches) for batches in enough) >= 16  # 4 of the 5 clients
+        for batches in enough:
             assert len(set(batches)) == len(batches)

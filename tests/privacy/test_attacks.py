@@ -13,7 +13,7 @@ from privacy import DPPlan, GaussianNoise, PLDAccountant, PoissonSampler, Privat
 PlanWith = Callable[..., DPPlan]
 
 TRIALS, SIZE = 2000, 16
-CONFIDENCE = 0.99
+CONFIDENCE = 1 - 1e-6  # the noise cannot be seeded: a false alarm must be too rare to be seen
 
 
 def canary_scores(
@@ -64,8 +64,8 @@ def test_an_example_of_any_size_is_found_no_more_often_than_the_profile_allows(
     present = canary_scores(plan, present=True, canary=canary)
     for false_positive_rate in (0.01, 0.1):
         _, lower = true_positive_rate(absent, present, false_positive_rate)
-        # The threshold is itself an estimate: allow the profile at twice the rate's standard error.
-        rate = false_positive_rate + 3 * math.sqrt(false_positive_rate / TRIALS)
+        # The threshold is itself an estimate: allow the profile at four standard errors more of the rate.
+        rate = false_positive_rate + 4 * math.sqrt(false_positive_rate / TRIALS)
         assert lower <= largest_rate(accountant, plan, rate)
     # The canary does leave its full C in the sum: the attack looks where the example is.
     assert present.mean() - absent.mean() == pytest.approx(1.0, abs=6 * 2.0 / math.sqrt(TRIALS / 2))

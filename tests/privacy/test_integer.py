@@ -20,7 +20,7 @@ Rows = dict[str, torch.Tensor]
 SHAPES = {"text": (3, 5), "adapter": (7,), "gate": ()}
 WEIGHTS = (("adapter", 0.25), ("gate", 3.0), ("text", 2.0))
 LARGEST = 1 << 22
-LEVEL = 1e-6
+LEVEL = 1e-9  # chance of a false alarm per check: noise cannot be seeded, and checks are many
 
 
 @pytest.fixture

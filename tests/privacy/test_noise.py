@@ -7,7 +7,7 @@ from scipy import stats
 from privacy import GaussianNoise
 from privacy.noise import InsecureZeroNoise, insecure_seeded_noise
 
-LEVEL = 1e-6  # chance of a false alarm per check
+LEVEL = 1e-9  # chance of a false alarm per check: noise cannot be seeded, and checks are many
 
 
 def assert_standard_deviation(values: np.ndarray, claimed: float) -> None:
