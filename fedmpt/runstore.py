@@ -62,10 +62,32 @@ def write_whole(target: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
+            _sync_folder(target.parent)
         except OSError:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and those above it that are missing; a loss of power does not take them back.
+
+    Raises:
+        OSError: one cannot be created.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        _sync_folder(one.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until what was created or renamed in a folder is on disk under its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def require_schema(where: Path | str, found: object, known: str) -> None:
@@ -89,8 +111,9 @@ def new_folder(folder: Path) -> None:
         UsageError: it exists already, or cannot be created.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         folder.mkdir()
+        _sync_folder(folder.parent)
     except FileExistsError as error:
         raise UsageError(
             f"--out {folder}: exists already; give another folder, a finished run is never overwritten"

@@ -22,6 +22,7 @@ from privacy.errors import ConfigurationError
 TYPICAL_SHARE_DEVIATION: Final = 8000  # grid steps: fine, and within the fast exact sampler
 LEAST_DEVIATION: Final = 1 << 10  # of the sum's noise, for the argument above
 NOISE_REACH: Final = 13  # deviations; a value beyond is drawn again (mass below 1e-37)
+SET_ASIDE: Final = 0.01  # of a claim's delta, for noise being discrete
 _VARIATION: Final = 5e-4  # times s0^-4: computed total variation of one coordinate, rounded up
 
 
@@ -78,3 +79,13 @@ def discretisation_delta(
     """
     deviation = noise_multiplier * clip_steps
     return (1 + math.exp(target_epsilon)) * _VARIATION * deviation**-4 * values
+
+
+def delta_of_plans(delta: float) -> float:
+    """The delta that plans of integer noise are made for, of a claim's `delta`; rounded to 12 digits."""
+    return float(f"{delta * (1 - SET_ASIDE):.12g}")
+
+
+def delta_of_claim(planned: float) -> float:
+    """The delta of the claim that plans of integer noise for `planned` prove: undoes `delta_of_plans`."""
+    return float(f"{planned / (1 - SET_ASIDE):.15g}")

@@ -39,8 +39,8 @@ from privacy.events import (
     event_to_record,
 )
 from privacy.forms import FORMAT, NAME, check_form, is_name
-from privacy.grid import share_variance
-from privacy.plan import DPPlan, check_delta
+from privacy.grid import delta_of_claim, share_variance
+from privacy.plan import Arithmetic, DPPlan, check_delta
 
 GENESIS = hashlib.sha256(FORMAT.encode()).digest()
 
@@ -163,6 +163,20 @@ class LedgerHistory:
     def runs(self) -> tuple[str, ...]:
         """Names of all runs, in order of their first plan."""
         return tuple(dict.fromkeys(r["run"] for r in self.records if r["kind"] == "plan"))
+
+    @property
+    def integer_noise(self) -> bool:
+        """Whether the noise of any plan is of integers, which accountants count as Gaussian."""
+        return any(
+            r["plan"]["arithmetic"] == Arithmetic.INTEGER.value
+            for r in self.records
+            if r["kind"] == "plan"
+        )
+
+    @property
+    def claimed_delta(self) -> float:
+        """Delta of the claim that is proven: above that of the terms, where a part is set aside for integer noise."""
+        return delta_of_claim(self.terms.delta) if self.integer_noise else self.terms.delta
 
     def events(self, run: str | None = None) -> tuple[Event, ...]:
         """Charged events, of one run or of all."""

@@ -182,6 +182,8 @@ def _as_json(path: Path, result: LedgerFigures) -> dict[str, object]:
     return {
         "ledger": str(path),
         "terms": result.history.terms.to_record(),
+        "integer_noise": result.history.integer_noise,
+        "claimed_delta": result.history.claimed_delta,
         "head": asdict(result.history.head),
         "torn_bytes": result.history.torn_bytes,
         "runs": [asdict(part) for part in result.runs],
@@ -207,6 +209,11 @@ def _print(path: Path, result: LedgerFigures) -> None:
         print(f"  {name}: {part.rounds} rounds, {part.steps} steps, {spent}{limit}")
     replaced = display_epsilon(result.replace_one) if math.isfinite(result.replace_one) else "none"
     print(f"  replace-one (another relation): {replaced}")
+    if result.history.integer_noise:
+        print(
+            f"  INTEGER NOISE is counted as Gaussian; up to the lifetime limit its claim is at delta "
+            f"{result.history.claimed_delta:g}, for replace-one nothing was set aside"
+        )
     if result.history.torn_bytes:
         print(
             f"  TORN: the last {result.history.torn_bytes} bytes are half a record, which is not counted; the next "

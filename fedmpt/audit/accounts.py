@@ -19,7 +19,6 @@ from fedmpt.audit.forms import ClientRow
 from fedmpt.audit.records import RunRecords
 from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.engine.aggregation import ATTEMPTS
-from fedmpt.engine.integer_terms import claimed
 from fedmpt.engine.ledgers import file_name
 from privacy import (
     DPPlan,
@@ -145,7 +144,7 @@ class _ClientLedger:
             total=total.epsilon,
             lifetime=terms.lifetime_epsilon,
             delta=terms.delta,
-            claimed_delta=claimed(terms.delta, plan.arithmetic),
+            claimed_delta=self._history.claimed_delta,
             replace_one=replace_one_epsilon(
                 self._history.events(), terms.delta, of_record=accountant
             ),

@@ -66,7 +66,7 @@ def show_verdict(verdict: Verdict, *, client: int, stderr: bool) -> None:
 
 def _accounts(accounts: tuple[Account, ...]) -> Table:
     table = Table(
-        title=f"spent epsilon at delta {accounts[0].delta:g}, recomputed from the ledgers",
+        title=f"spent epsilon at delta {accounts[0].claimed_delta:g}, recomputed from the ledgers",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 0),

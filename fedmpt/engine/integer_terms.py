@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from fedmpt.config import PrivacyConfig
 from fedmpt.engine.prepare import Federation
@@ -16,9 +15,7 @@ from fedmpt.engine.share_terms import DELTA_BLOCK
 from fedmpt.errors import UsageError
 from fedmpt.learner import make_space, released_shapes
 from privacy import Arithmetic, DPPlan, NoiseMode, PrivacyUnit
-from privacy.grid import discretisation_delta
-
-SET_ASIDE: Final = 0.01  # of delta, for noise being discrete
+from privacy.grid import SET_ASIDE, delta_of_claim, discretisation_delta
 
 
 def arithmetic_of(privacy: PrivacyConfig) -> Arithmetic:
@@ -27,16 +24,9 @@ def arithmetic_of(privacy: PrivacyConfig) -> Arithmetic:
     return Arithmetic.INTEGER if integers else Arithmetic.FLOAT
 
 
-def given_to_plans(delta: float) -> float:
-    """Return the delta that plans of integer noise are made for, of a claim's ``delta``; rounded to 12 digits."""
-    return float(f"{delta * (1 - SET_ASIDE):.12g}")
-
-
 def claimed(planned: float, arithmetic: Arithmetic) -> float:
-    """Return the delta of the claim that plans for ``planned`` prove: that of which `given_to_plans` leaves it."""
-    return (
-        float(f"{planned / (1 - SET_ASIDE):.15g}") if arithmetic is Arithmetic.INTEGER else planned
-    )
+    """Return the delta of the claim that plans for ``planned`` prove, with what is set aside for integer noise."""
+    return delta_of_claim(planned) if arithmetic is Arithmetic.INTEGER else planned
 
 
 def step_shapes(federation: Federation, plan: DPPlan) -> dict[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ import msgspec
 from fedmpt.engine.integer_terms import claimed
 from fedmpt.engine.prepare import Federation
 from fedmpt.errors import BudgetSpent, UsageError
-from fedmpt.runstore import require_schema
+from fedmpt.runstore import make_folders, require_schema, storing
 from privacy import (
     Budget,
     BudgetExhausted,
@@ -231,7 +231,8 @@ def open_budgets(
     ledgers: Ledgers, plans: list[DPPlan], *, stack: ExitStack, accountant: PLDAccountant
 ) -> list[tuple[Ledger, Budget]]:
     """Open every client's ledger and budget; the ledgers close with ``stack``."""
-    ledgers.folder.mkdir(parents=True, exist_ok=True)
+    with storing(ledgers.folder):
+        make_folders(ledgers.folder)
     opened = []
     for client, plan in enumerate(plans):
         ledger = stack.enter_context(Ledger(ledgers.path(client), terms=ledgers.terms[client]))

@@ -17,7 +17,7 @@ import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
 from fedmpt.engine.declared import public_sizes
-from fedmpt.engine.integer_terms import arithmetic_of, given_to_plans
+from fedmpt.engine.integer_terms import arithmetic_of
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
@@ -62,6 +62,7 @@ from privacy import (
     make_plan,
 )
 from privacy.dpsgd import StepHistory
+from privacy.grid import delta_of_plans
 from privacy.integer import GridRelease, IntegerGradient
 from privacy.sketch import Sketch
 
@@ -91,7 +92,7 @@ def dp_plans(
     shares = config.privacy.noise == "shares"
     arithmetic = arithmetic_of(config.privacy)
     if arithmetic is Arithmetic.INTEGER:
-        delta = given_to_plans(delta)
+        delta = delta_of_plans(delta)
     cache = CalibrationCache(cache_folder / "calibration.json")
     batches = [federation.local.batch_size] * len(sizes)
     if shares and not by_client:

@@ -67,7 +67,7 @@ def _bars(accounts: tuple[Account, ...]) -> Html:
 
 def _table(accounts: tuple[Account, ...]) -> Html:
     return table(
-        f"epsilon at delta {accounts[0].delta:g}; images are declared sizes",
+        f"epsilon at delta {accounts[0].claimed_delta:g}; images are declared sizes",
         ("client", "images", "spent", "limit", "all runs", "lifetime", "noise", "rate", "steps"),
         [
             (
@@ -90,11 +90,13 @@ def _table(accounts: tuple[Account, ...]) -> Html:
 def _reach(source: RunSource) -> Html:
     """Return what the figure does not say by itself."""
     privacy, accounts = source.config["privacy"], source.audit.accounts
+    integers = privacy["noise"] == "shares" or privacy["arithmetic"] == "integer"
     other = max(account.replace_one for account in accounts)
     points = [
         "Neighbouring data sets differ by one record added or removed. If one is replaced instead, another and "
         f"larger figure holds: {_figure(other)} for all runs on a ledger, which by the other count have spent "
-        f"{_figure(max(account.total for account in accounts))}.",
+        f"{_figure(max(account.total for account in accounts))}."
+        + (" That larger figure counts noise of integers as Gaussian." if integers else ""),
         "The figure is for all that one client contributes."
         if privacy["unit"] == "client"
         else "The figure is for one image. A person with several images, or with images at several clients, has the "

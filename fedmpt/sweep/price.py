@@ -35,12 +35,14 @@ class SweepPrice:
 
     Attributes:
         unit: of privacy, ``example`` or ``client``.
-        delta: smallest of the clients'.
+        delta: of the claims, the smallest of the clients'.
+        integer_noise: whether the noise of any run is of integers. Accountants count it as Gaussian, and what that
+            leaves out of delta was bounded for each run by itself: of all figures only ``single`` is then proven.
         runs: private runs.
-        single: largest epsilon of a client in one run, at its own delta (PLD).
+        single: largest epsilon of a client in one run (PLD).
         holdings: distinct holdings; another seed or partition deals the data out anew.
         runs_on_holding: most runs on one holding.
-        composition: largest epsilon that a ledger kept over all runs on one holding would say, at its delta (PLD).
+        composition: largest epsilon that a ledger kept over all runs on one holding would say (PLD).
         any_image: bound on what any one image loses in all runs, in whichever client's holding it was (RDP, at
             ``delta``); None where there is one holding a client, so that ``composition`` says it, or for clients.
         selection: law -> epsilon of releasing only the best of a random number of candidates with mean ``runs`` (RDP,
@@ -49,6 +51,7 @@ class SweepPrice:
 
     unit: str
     delta: float
+    integer_noise: bool
     runs: int
     single: float
     holdings: int
@@ -64,6 +67,8 @@ class _Spending:
     holding: str
     unit: str
     delta: float
+    claimed_delta: float
+    integer_noise: bool
     events: tuple[Event, ...]
 
 
@@ -98,7 +103,8 @@ def _price(entries: list[_Spending], accountant: PLDAccountant) -> SweepPrice:
     dealt_anew = len(by_holding) > clients
     return SweepPrice(
         unit=entries[0].unit,
-        delta=delta,
+        delta=min(entry.claimed_delta for entry in entries),
+        integer_noise=any(entry.integer_noise for entry in entries),
         runs=len(by_run),
         single=max(accountant.epsilon(entry.events, entry.delta) for entry in entries),
         holdings=len(by_holding),
@@ -128,6 +134,8 @@ def _spendings(folder: Path) -> Iterator[_Spending]:
                     holding=history.terms.holding,
                     unit=history.terms.unit.value,
                     delta=history.terms.delta,
+                    claimed_delta=history.claimed_delta,
+                    integer_noise=history.integer_noise,
                     events=events,
                 )
 

@@ -73,6 +73,11 @@ def _price_lines(price: SweepPrice) -> list[str]:
             f"{price.runs}) and nothing but the best model been released, epsilon by law of that number: {figures} "
             "(RDP; Papernot and Steinke, arXiv 2110.03620)."
         )
+        if price.integer_noise:
+            lines.append(
+                "Noise of integers is counted as Gaussian above. What that leaves out of delta was bounded for each "
+                "run by itself: of the figures over several runs it has not been shown to be little."
+            )
     return lines
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import time
@@ -392,6 +393,42 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
         runstore.write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folders_and_files_are_on_disk_under_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of power takes back what was created in a folder that was not synchronised since."""
+    real = os.fsync
+    synchronised: list[tuple[int, tuple[str, ...]]] = []  # a folder and what it then held
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            held = tuple(sorted(os.listdir(descriptor)))
+            synchronised.append((os.fstat(descriptor).st_ino, held))
+
+    monkeypatch.setattr(runstore.os, "fsync", fsync)
+    folder = tmp_path / "a" / "b" / "run"
+    runstore.new_folder(folder)
+    runstore.write_whole(folder / "file", b"words")
+    runstore.make_folders(folder / "ledger")
+    for name in ("a", "a/b", "a/b/run", "a/b/run/file", "a/b/run/ledger"):
+        made = tmp_path / name
+        assert any(
+            inode == made.parent.stat().st_ino and made.name in held for inode, held in synchronised
+        )
+    before = len(synchronised)
+    runstore.make_folders(folder / "ledger")
+    assert len(synchronised) == before
+
+
+def test_a_ledger_folder_that_cannot_be_made_is_told_by_name(
+    tmp_path: Path, small_run: SmallRun
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/ledgers: cannot be written \(Not a directory\)"):
+        small_run(tmp_path / "run", tmp_path / "file" / "ledgers")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -28,7 +29,16 @@ from fedmpt.sweep.results import SweepResults, gather
 from fedmpt.sweep.run import Failure, run_cells
 from fedmpt.sweep.statistics import estimate, paired, share
 from fedmpt.sweep.table import price_lines, to_markdown
-from privacy import Ledger, LedgerTerms, PLDAccountant, PrivacyUnit, make_plan, read_ledger
+from privacy import (
+    Arithmetic,
+    Ledger,
+    LedgerTerms,
+    PLDAccountant,
+    PrivacyUnit,
+    make_plan,
+    read_ledger,
+)
+from privacy.grid import delta_of_plans
 
 STAND_IN = """
 import json, os, pathlib, sys, time, tomllib
@@ -376,7 +386,7 @@ def test_labels_are_escaped_in_the_curve() -> None:
     assert {'<a href="x">&', "<m>", "<l>"} <= {e.text for e in root.iter() if e.text}
 
 
-def charge(folder: Path, *, holding: str, rounds: int) -> float:
+def charge(folder: Path, *, holding: str, rounds: int, **options: Any) -> float:
     """Write the ledger of a run with one client, and return what it spent."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text('[privacy]\nenabled = true\n[method]\nname = "fedmpt"\n')
@@ -387,6 +397,7 @@ def charge(folder: Path, *, holding: str, rounds: int) -> float:
         rounds=4,
         batch_size=100,
         max_grad_norm=1.0,
+        **options,
     )
     terms = LedgerTerms(
         holding=holding,
@@ -437,3 +448,30 @@ def test_words_about_the_price_put_the_composition_first_and_call_the_rest_hypot
     assert "The best cell costs epsilon" in chosen
     assert composed.split("epsilon ")[1].split(",")[0] in chosen
     assert hypothetical.startswith("HYPOTHETICAL, not this sweep")
+
+
+def test_with_noise_of_integers_the_claims_delta_is_told_and_what_is_unproven_of_several_runs(
+    tmp_path: Path,
+) -> None:
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    _, failures = run(grid, tmp_path)
+    delta = delta_of_plans(1e-5)
+    for name, arithmetic in (("a", Arithmetic.FLOAT), ("b", Arithmetic.INTEGER)):
+        charge(
+            tmp_path / "cells" / name,
+            holding="scenes/client-000",
+            rounds=4,
+            arithmetic=arithmetic,
+            delta=delta,
+        )
+        lines = price_lines(results_of(grid, tmp_path, failures))
+        told = [line for line in lines if line.startswith("Noise of integers is counted as Gauss")]
+        (price,) = sweep_prices(tmp_path, PLDAccountant())
+        assert price.integer_noise == (len(told) == 1) == (arithmetic is Arithmetic.INTEGER)
+        # the smallest of the claims: the float run's ledger has no part set aside
+        assert price.delta == delta
+    (tmp_path / "cells" / "a" / "ledger" / "client-000.jsonl").unlink()
+    (price,) = sweep_prices(tmp_path, PLDAccountant())
+    assert price.delta == 1e-5
+    (alone, *_) = price_lines(results_of(grid, tmp_path, failures))
+    assert "delta 1e-05" in alone

@@ -25,7 +25,7 @@ from privacy import (
     PLDAccountant,
     read_ledger,
 )
-from privacy.grid import clip_steps_for
+from privacy.grid import clip_steps_for, delta_of_plans
 from privacy.recompute import main, recompute
 
 PlanWith = Callable[..., DPPlan]
@@ -105,6 +105,29 @@ def test_a_total_above_the_lifetime_limit_is_told_in_the_text_and_one_below_is_n
     assert len(told) == 1
     assert "all runs" in told[0]
     assert told[0].endswith("OVER ITS LIMIT of 0.5")
+
+
+def test_integer_noise_and_the_delta_that_its_claim_has_are_told(
+    ledger_path: Path, terms: LedgerTerms, plan_with: PlanWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = 1e-5
+    kept = delta_of_plans(asked)
+    assert kept == pytest.approx(0.99 * asked, rel=1e-9)
+    fine = clip_steps_for(plan_with().noise_multiplier, 1)
+    for arithmetic, steps, path in (
+        (Arithmetic.FLOAT, None, ledger_path.with_suffix(".float")),
+        (Arithmetic.INTEGER, fine, ledger_path),
+    ):
+        with Ledger(path, terms=replace(terms, delta=kept)) as ledger:
+            plan = plan_with(arithmetic=arithmetic, clip_steps=steps, delta=kept)
+            ledger.accept_plan("run-1", plan)
+        whole = arithmetic is Arithmetic.INTEGER
+        assert main(["--json", str(path)]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["integer_noise"], row["claimed_delta"]) == (whole, asked if whole else kept)
+        assert main([str(path)]) == 0
+        told = "INTEGER NOISE is counted as Gaussian; up to the lifetime limit its claim is at delta 1e-05"
+        assert (told in capsys.readouterr().out) == whole
 
 
 def test_a_torn_tail_is_told_in_the_text(
