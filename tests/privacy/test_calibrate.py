@@ -1,6 +1,5 @@
 import errno
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +71,19 @@ def test_a_lax_delta_buys_the_tabled_noise(accountant: PLDAccountant) -> None:
     assert found == pytest.approx(1.788, abs=0.0015)
 
 
-def test_twelve_different_clients_are_calibrated_in_time() -> None:
-    start = time.process_time()
-    accountant = PLDAccountant()
+class Counting(PLDAccountant):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def epsilon(self, events: Sequence[Event], delta: float) -> float:
+        self.asked += 1
+        return super().epsilon(events, delta)
+
+
+def test_twelve_different_clients_are_calibrated_with_few_questions_to_the_accountant() -> None:
+    """Each question takes about 0.03 s; `experiments.bench calibration` has the seconds."""
+    accountant = Counting()
     for n_pub, tabled in BY_SIZE:
         plan = make_plan(
             n_pub=n_pub, target_epsilon=8.0, rounds=100, max_grad_norm=1.0, accountant=accountant
@@ -82,7 +91,7 @@ def test_twelve_different_clients_are_calibrated_in_time() -> None:
         assert plan.noise_multiplier == pytest.approx(tabled, abs=0.0015)
         spent = accountant.epsilon([plan.event(100 * plan.steps_per_round)], plan.delta)
         assert 7.98 <= spent <= 8.0
-    assert time.process_time() - start < 30
+    assert accountant.asked <= 12 * 15
 
 
 def test_no_smaller_multiplier_on_the_grid_meets_the_target(accountant: PLDAccountant) -> None:
@@ -145,16 +154,6 @@ def test_a_target_that_needs_no_noise_is_refused(target: float) -> None:
 def test_a_target_of_zero_is_refused_with_its_name() -> None:
     with pytest.raises(ConfigurationError, match="target_epsilon=0"):
         calibrate_noise_multiplier(target_epsilon=0, delta=1e-5, sample_rate=0.1, steps=1)
-
-
-class Counting(PLDAccountant):
-    """Counts how often it is asked."""
-
-    asked = 0
-
-    def epsilon(self, events, delta):  # type: ignore[no-untyped-def]
-        self.asked += 1
-        return super().epsilon(events, delta)
 
 
 def calibrate(accountant: PLDAccountant, cache: CalibrationCache) -> float:
