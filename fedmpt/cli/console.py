@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console as RichConsole
 from rich.panel import Panel
@@ -11,6 +11,8 @@ from rich.table import Table
 from fedmpt.cli.progress import ProgressBar
 from fedmpt.engine.listener import Preview, RoundRecord
 from privacy import display_epsilon
+
+_NOTICED_LOSS: Final = 0.5  # points of mAP
 
 
 class Console:
@@ -86,6 +88,14 @@ class Console:
             for label, key in (("lowest of a client", "min"), ("highest of a client", "max")):
                 table.add_row(label, *_percents(summary["final_clients"][key]))
         self._out.print(table)
+        lost = summary["zero_shot"]["mAP"] - summary["final"]["mAP"]
+        if lost >= _NOTICED_LOSS:
+            wider = "a larger --dp-epsilon, " if summary["privacy"]["clients"] else ""
+            self._out.print(
+                f"[bold red]tuning did harm: {lost:.1f} points of mAP below the frozen CLIP[/], which is the better "
+                f"model here; {wider}more images or clients, or a smaller --lr may help",
+                soft_wrap=True,
+            )
         if summary["compatibility"] is not None:
             best = summary["final_oracle"]
             self._out.print(
@@ -149,12 +159,13 @@ class Console:
 def _preview_rows(preview: Preview) -> list[tuple[str, str]]:
     sizes = preview.sizes
     declared = " (declared, rounded down to tens)" if preview.target_epsilon is not None else ""
+    images = f", of {min(sizes)} to {max(sizes)} images{declared}" if sizes else ""
     rows = [
         ("method", f"{preview.method}, {preview.parameters:,} tunable values"),
         ("backbone", f"{preview.backbone} (frozen)"),
         ("data", preview.data),
         ("", " ".join(f"{name} {text[:8]}" for name, text in preview.protocol_digests.items())),
-        ("clients", f"{len(sizes)}, of {min(sizes)} to {max(sizes)} images{declared}"),
+        ("clients", f"{preview.clients}{images}"),
         ("rounds", f"{preview.rounds}, {preview.cohort} clients each; {preview.local}"),
     ]
     if preview.target_epsilon is not None and preview.delta is not None:

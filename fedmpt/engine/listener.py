@@ -20,7 +20,8 @@ class Preview:
         protocol_digests: of all that the benchmark fixes, by name.
         backbone: name of the frozen CLIP.
         parameters: number of tunable values.
-        sizes: images of every client; declared sizes under DP.
+        clients: number of all clients.
+        sizes: images of every client; declared sizes under DP, and none where a client is the unit of privacy.
         rounds: rounds of the run.
         cohort: clients in a round.
         alone: whether every client trains by itself, and nothing is averaged.
@@ -48,6 +49,7 @@ class Preview:
     protocol_digests: dict[str, str]
     backbone: str
     parameters: int
+    clients: int
     sizes: tuple[int, ...]
     rounds: int
     cohort: int

@@ -11,7 +11,7 @@ from fedmpt.engine.prepare import Federation
 from fedmpt.engine.protocol import data_line
 from fedmpt.engine.share_terms import claim
 from fedmpt.engine.summary import sent_in_words
-from privacy import DPPlan
+from privacy import DPPlan, PrivacyUnit
 from secagg import Mode, threshold
 from secagg.cost import predict_bytes
 
@@ -47,8 +47,8 @@ def make_preview(
         protocol_digests=federation.protocol_digests,
         backbone=federation.backbone.name,
         parameters=federation.tuned_values,
-        sizes=tuple(plan.n_pub for plan in plans)
-        or tuple(len(rows) for rows in federation.partition.clients),
+        clients=len(federation.partition.clients),
+        sizes=_sizes(federation, plans),
         rounds=len(federation.schedule),
         cohort=cohort,
         alone=federation.alone,
@@ -92,6 +92,13 @@ def _setup_bytes(aggregation: Aggregation) -> tuple[int, int] | None:
     if epoch is None:
         return None
     return max(epoch.bytes_up.values()), max(epoch.bytes_down.values())
+
+
+def _sizes(federation: Federation, plans: list[DPPlan]) -> tuple[int, ...]:
+    """Return what may be said of how many images clients have; plans for clients declare how many clients there are."""
+    if not plans:
+        return tuple(len(rows) for rows in federation.partition.clients)
+    return tuple(plan.n_pub for plan in plans if plan.unit is PrivacyUnit.EXAMPLE)
 
 
 def _range(values: list[float]) -> tuple[float, float] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
 from fedmpt.config import Config
 from fedmpt.errors import UsageError
-from privacy import DPPlan
+from privacy import DPPlan, PrivacyUnit
 from privacy.grid import clip_steps_for
 from secagg.policy import MIN_MASKED_CLIENTS
 from secagg.threshold import default_colluders, guaranteed_honest
@@ -37,7 +38,10 @@ def check_shares(config: Config, *, cohort: int) -> None:
         return
     if privacy.noise != "shares":
         if privacy.unit == "client":
-            raise UsageError("--dp-unit client: needs --dp-noise shares")
+            raise UsageError(
+                "--dp-unit client with --dp-noise local: each client's own noise would have to hide all that it sends; "
+                "add --dp-noise shares, so that only the sum has it, or use --dp-unit example"
+            )
         return
     if config.secagg.mode != "masking":
         raise UsageError(
@@ -46,6 +50,28 @@ def check_shares(config: Config, *, cohort: int) -> None:
         )
     if counted_on(cohort) < LEAST_HONEST:
         raise UsageError(f"--dp-noise shares: {cohort} clients in a round are too few; use more")
+
+
+def drowning_note(plan: DPPlan, *, values: int, cohort: int) -> str | None:
+    """Return a warning where a round's noise is longer than any sum of clients' changes; of public numbers alone.
+
+    Each change has length 1 at most, in units of the clip norm, and so ``cohort`` of them ``cohort``; the noise's
+    length is about ``noise_multiplier sqrt(values)``.
+
+    Args:
+        plan: of any client.
+        values: of one client's change.
+        cohort: clients in a round.
+    """
+    times = plan.noise_multiplier * math.sqrt(values) / cohort
+    if plan.unit is not PrivacyUnit.CLIENT or times < 1:
+        return None
+    return (
+        f"--dp-unit client: a round's noise is {times:.1f} times as long as the longest sum of changes that {cohort} "
+        f"clients can send (noise multiplier {plan.noise_multiplier:.3g} on {values:,} values), so that the model may "
+        "end worse than the frozen CLIP; use more clients a round, a larger --dp-epsilon, fewer --rounds, or "
+        "--dp-unit example"
+    )
 
 
 def claim(config: Config, *, cohort: int) -> tuple[str, str]:

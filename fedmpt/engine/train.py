@@ -37,6 +37,7 @@ from fedmpt.engine.prepare import Federation, prepare
 from fedmpt.engine.preview import make_preview
 from fedmpt.engine.protocol import protocol_record
 from fedmpt.engine.rounds import AveragedUpdates, Rounds
+from fedmpt.engine.share_terms import drowning_note
 from fedmpt.engine.shares import SharedNoise
 from fedmpt.engine.sites import Site, dp_plans, make_guards
 from fedmpt.engine.warning_log import WarningLog
@@ -191,6 +192,12 @@ def _execute(ready: _Ready, store: RunStore, listener: Listener) -> dict[str, An
         ready.rounds,
         ready.ledgers,
     )
+    if plans:
+        drowning = drowning_note(
+            plans[0], values=federation.spec.size, cohort=len(federation.schedule[0])
+        )
+        if drowning is not None:
+            listener.warning(drowning)
     loop = Loop(federation, store, listener, start=ready.start, since=ready.since)
     config, done = federation.config, ready.start.state.round
     with ExitStack() as stack, _telling_how_to_go_on(loop, store, listener):

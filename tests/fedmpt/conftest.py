@@ -168,6 +168,7 @@ def sample_preview() -> Preview:
         protocol_digests={"test": "00"},
         backbone="tiny",
         parameters=12,
+        clients=2,
         sizes=(10, 20),
         rounds=4,
         cohort=2,

@@ -470,3 +470,15 @@ def test_training_ends_with_the_command_that_writes_the_report(
 ) -> None:
     Console().show_result(summary(private_run))
     assert f"fedmpt report {summary(private_run)['folder']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", [-1.0, 0.4, 0.6])
+def test_training_ends_with_a_word_where_the_frozen_model_is_the_better_one(
+    private_run: Path, capsys: pytest.CaptureFixture[str], lost: float
+) -> None:
+    told = summary(private_run)
+    told["final"]["mAP"] = told["zero_shot"]["mAP"] - lost
+    Console().show_result(told)
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("tuning did harm: 0.6 points of mAP below the frozen CLIP" in out) == (lost == 0.6)
+    assert ("a larger --dp-epsilon" in out) == (lost == 0.6)

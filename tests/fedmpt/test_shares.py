@@ -20,6 +20,7 @@ from fedmpt.engine.share_terms import (
     check_shares,
     claim,
     counted_on,
+    drowning_note,
     equal_rates,
     honest_others,
 )
@@ -29,10 +30,14 @@ from fedmpt.inference.card import read_card
 from fedmpt.protect import GridEnvelope
 from fedmpt.types import ClientId
 from privacy import (
+    Arithmetic,
     BudgetExhausted,
+    NoiseMode,
     PLDAccountant,
+    PrivacyUnit,
     SampledGaussian,
     calibrate_noise_multiplier,
+    make_plan,
     read_ledger,
 )
 from privacy.integer import GridRelease, IntegerGradient
@@ -272,6 +277,31 @@ def test_a_second_attempt_is_charged_as_a_second_release(
     history = read_ledger(tmp_path / "run/ledger/client-000.jsonl")
     assert len(history.charges) == 1
     assert any(record["kind"] == "refuse" for record in history.records)
+
+
+def test_noise_that_is_longer_than_any_sum_of_changes_is_told_before_training() -> None:
+    plan = make_plan(
+        n_pub=400,
+        target_epsilon=8.0,
+        rounds=1,
+        batch_size=400,
+        steps_per_round=1,
+        max_grad_norm=1.0,
+        noise=NoiseMode.SHARES,
+        arithmetic=Arithmetic.INTEGER,
+        honest=5,
+        unit=PrivacyUnit.CLIENT,
+    )
+    values = 4072
+    noise = np.random.default_rng(0).normal(0, plan.noise_multiplier, values)
+    for cohort, told in ((12, True), (400, False)):
+        note = drowning_note(plan, values=values, cohort=cohort)
+        assert (note is not None) == told == (np.linalg.norm(noise) > cohort)
+        if note is not None:
+            times = float(note.split(" times as long")[0].split()[-1])
+            assert times == pytest.approx(np.linalg.norm(noise) / cohort, rel=0.1)
+    by_image = replace(plan, unit=PrivacyUnit.EXAMPLE)
+    assert drowning_note(by_image, values=values, cohort=12) is None
 
 
 def test_a_client_may_be_the_unit(shared: Any) -> None:

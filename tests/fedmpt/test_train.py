@@ -348,6 +348,11 @@ def test_the_preview_says_what_is_clipped(
     (preview,) = run.listener.previews
     assert preview.space is not None
     assert preview.space.startswith(clipped)
+    of_clients = "privacy__unit" in options
+    # what a plan for clients declares is their number, and must not be shown as one of images
+    assert (preview.clients, len(preview.sizes)) == (5, 0 if of_clients else 5)
+    drowned = [text for text in run.listener.warnings if "times as long as the longest" in text]
+    assert len(drowned) == of_clients
 
 
 def _protocol(folder: Path) -> dict[str, Any]:
