@@ -209,7 +209,13 @@ class RunStore:
         self._append(METRICS_FILE, line)
 
     def append_warning(self, line: dict[str, Any]) -> None:
-        """Add one line to ``warnings.jsonl``."""
+        """Add one line to ``warnings.jsonl``, in place of one that a crash or a full disk tore."""
+        path = self.folder / WARNINGS_FILE
+        with storing(path):
+            before = path.read_bytes() if path.exists() else b""
+        whole = before[: before.rfind(b"\n") + 1]
+        if whole != before:
+            self.write_bytes(WARNINGS_FILE, whole)
         self._append(WARNINGS_FILE, line)
 
     def _append(self, name: str, line: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ from privacy.accountant import (
     RDPAccountant,
     accountant_named,
     cross_checked,
-    display_epsilon,
     replace_one_epsilon,
 )
 from privacy.budget import Admission, Budget
 from privacy.calibrate import CalibrationCache, affordable_epsilon, calibrate_noise_multiplier
 from privacy.discrete import DiscreteGaussianNoise
+from privacy.display import display_epsilon
 from privacy.errors import (
     AccountingError,
     BudgetExhausted,

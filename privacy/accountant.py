@@ -20,7 +20,6 @@ import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 from typing import Any, Protocol
 
 from privacy import _validate
@@ -333,12 +332,6 @@ def cross_checked(
 def replace_one_epsilon(events: Sequence[Event], delta: float, *, of_record: Accountant) -> float:
     """Epsilon of the same mechanisms under replace-one: a separate, larger figure."""
     return of_record.epsilon(as_replace_one(tuple(events)), delta)
-
-
-def display_epsilon(epsilon: float, digits: int = 2) -> str:
-    """Epsilon for people: rounded up, never to nearest."""
-    step = Decimal(1).scaleb(-digits)
-    return str(Decimal(repr(epsilon)).quantize(step, rounding=ROUND_CEILING))
 
 
 def _compose(events: Sequence[Event]) -> tuple[NeighbouringRelation, _Composition]:

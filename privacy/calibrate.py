@@ -202,7 +202,9 @@ def _bracket(fits: Callable[[float], bool]) -> tuple[float, float]:
     while not fits(high):
         high *= 2
         if high > _LARGEST:
-            raise CalibrationError(f"no noise multiplier up to {_LARGEST:g} meets the target")
+            raise CalibrationError(
+                f"no noise multiplier up to {_LARGEST:g} meets the target; raise the target epsilon or take fewer steps"
+            )
     low = high / 2
     while low >= _SMALLEST and fits(low):
         low, high = low / 2, low

@@ -20,6 +20,8 @@ The tree::
 Messages carry public numbers only: never a batch size, a norm, a label, a key or a file's content.
 """
 
+from privacy.display import display_epsilon
+
 
 class PrivacyError(Exception):
     """Any failure of the privacy package."""
@@ -59,8 +61,8 @@ class BudgetExhausted(PrivacyError):
         self.spent_epsilon = spent_epsilon
         self.epsilon_after = epsilon_after
         super().__init__(
-            f"{limit} epsilon {limit_epsilon:g} would be exceeded: {spent_epsilon:.4f} is spent, "
-            f"{epsilon_after:.4f} after this event; the round is refused"
+            f"{limit} epsilon {limit_epsilon:g} would be exceeded: {display_epsilon(spent_epsilon, 4)} is spent, "
+            f"{display_epsilon(epsilon_after, 4)} after this event; the round is refused"
         )
 
 

@@ -131,6 +131,7 @@ _PLAN: _Form = {
     "noise": _one_of(*NoiseMode),
     "arithmetic": _one_of(*Arithmetic),
     "clip_steps": _or_null(_COUNT),
+    "released_values": _or_null(_COUNT),
     "honest": _COUNT,
     "relation": _RELATION,
     "unit": _UNIT,

@@ -23,6 +23,7 @@ TYPICAL_SHARE_DEVIATION: Final = 8000  # grid steps: fine, and within the fast e
 LEAST_DEVIATION: Final = 1 << 10  # of the sum's noise, for the argument above
 NOISE_REACH: Final = 13  # deviations; a value beyond is drawn again (mass below 1e-37)
 SET_ASIDE: Final = 0.01  # of a claim's delta, for noise being discrete
+_LARGEST_EXPONENT: Final = 700.0  # e to a larger power is no float
 _VARIATION: Final = 5e-4  # times s0^-4: computed total variation of one coordinate, rounded up
 
 
@@ -77,6 +78,8 @@ def discretisation_delta(
         target_epsilon: the epsilon of the claim.
         values: noised values released over all steps.
     """
+    if target_epsilon > _LARGEST_EXPONENT:
+        return math.inf
     deviation = noise_multiplier * clip_steps
     return (1 + math.exp(target_epsilon)) * _VARIATION * deviation**-4 * values
 

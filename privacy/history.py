@@ -39,7 +39,7 @@ from privacy.events import (
     event_to_record,
 )
 from privacy.forms import FORMAT, NAME, check_form, is_name
-from privacy.grid import delta_of_claim, share_variance
+from privacy.grid import SET_ASIDE, delta_of_claim, share_variance
 from privacy.plan import Arithmetic, DPPlan, check_delta
 
 GENESIS = hashlib.sha256(FORMAT.encode()).digest()
@@ -145,6 +145,9 @@ class LedgerHistory:
         records: All records, in order.
         hashes: Their hashes, hexadecimal.
         charges: All charges, in order.
+        integer_noise: Whether its noise is of integers, which accountants count as Gaussian.
+        discretisation: What that leaves out of delta, of all charges at the lifetime epsilon; at most the part that
+            is set aside (`privacy.grid.SET_ASIDE`).
         torn_bytes: Bytes after the last complete record: a write that never returned.
     """
 
@@ -152,6 +155,8 @@ class LedgerHistory:
     records: tuple[Mapping[str, Any], ...]
     hashes: tuple[str, ...]
     charges: tuple[Charge, ...]
+    integer_noise: bool = False
+    discretisation: float = 0.0
     torn_bytes: int = 0
 
     @property
@@ -163,15 +168,6 @@ class LedgerHistory:
     def runs(self) -> tuple[str, ...]:
         """Names of all runs, in order of their first plan."""
         return tuple(dict.fromkeys(r["run"] for r in self.records if r["kind"] == "plan"))
-
-    @property
-    def integer_noise(self) -> bool:
-        """Whether the noise of any plan is of integers, which accountants count as Gaussian."""
-        return any(
-            r["plan"]["arithmetic"] == Arithmetic.INTEGER.value
-            for r in self.records
-            if r["kind"] == "plan"
-        )
 
     @property
     def claimed_delta(self) -> float:
@@ -218,7 +214,13 @@ def read_ledger(path: Path, *, verifier: Verifier | None = None) -> LedgerHistor
     if story.terms is None:
         raise LedgerCorrupt("the ledger has no terms")
     return LedgerHistory(
-        story.terms, tuple(story.records), tuple(hashes), tuple(story.charges), len(torn)
+        story.terms,
+        tuple(story.records),
+        tuple(hashes),
+        tuple(story.charges),
+        integer_noise=any(plan.arithmetic is Arithmetic.INTEGER for plan in story.plans.values()),
+        discretisation=story.discretisation,
+        torn_bytes=len(torn),
     )
 
 
@@ -233,8 +235,10 @@ class Story:
     charged: set[tuple[str, int, int]] = field(default_factory=set)
     current_plan_hash: dict[str, str] = field(default_factory=dict)
     plan_events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    plans: dict[str, DPPlan] = field(default_factory=dict)
     steps: int = 0
     divergence: float = 0.0
+    discretisation: float = 0.0
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Takes a record in.
@@ -250,10 +254,12 @@ class Story:
             case "plan":
                 self.current_plan_hash[record["run"]] = record["plan_hash"]
                 self.plan_events[record["plan_hash"]] = record["event"]
+                self.plans[record["plan_hash"]] = DPPlan.from_record(record["plan"])
             case "charge":
                 event = event_from_record(record["event"])
                 self.steps += event.steps
                 self.divergence += divergence(event)
+                self.discretisation += self._discretisation(record["plan_hash"], event.steps)
                 self.attempts[record["run"], record["round"]] += 1
                 self.charged.add((record["run"], record["round"], record["attempt"]))
                 self.charges.append(
@@ -317,9 +323,17 @@ class Story:
             event_to_record(plan.round_event()) == record["event"],
             "the event is not that of its plan",
         )
+        for other in self.plans.values():
+            _require(
+                plan.arithmetic is other.arithmetic,
+                f"the plan's noise is of {plan.arithmetic} arithmetic, that of earlier plans of {other.arithmetic}: "
+                "their claims differ in delta, so each has ledgers of its own",
+            )
+        steps = plan.rounds * plan.steps_per_round
         if plan.clip_steps is not None:  # a grid too coarse for the proof has no epsilon
             share_variance(plan.noise_multiplier, plan.clip_steps, plan.honest)
-        steps = plan.rounds * plan.steps_per_round
+            check_delta(delta_of_claim(terms.delta), terms.n_pub)
+            self._require_room(plan.discretisation(steps, epsilon=terms.lifetime_epsilon), terms)
         _require_reach(steps, plan.rounds * divergence(plan.round_event()), "the plan's rounds")
 
     def _check_charge(self, record: Mapping[str, Any]) -> None:
@@ -332,8 +346,25 @@ class Story:
         )
         _require(record["attempt"] == self.attempts[run, round_index], "an attempt out of order")
         event = event_from_record(record["event"])
+        if self.terms is not None:
+            self._require_room(self._discretisation(current, event.steps), self.terms)
         _require_reach(
             self.steps + event.steps, self.divergence + divergence(event), "the ledger's charges"
+        )
+
+    def _discretisation(self, plan_hash: str | None, steps: int) -> float:
+        """What integer noise of further steps under a known plan adds to delta, at the lifetime epsilon."""
+        if self.terms is None or plan_hash is None:
+            return 0.0
+        return self.plans[plan_hash].discretisation(steps, epsilon=self.terms.lifetime_epsilon)
+
+    def _require_room(self, further: float, terms: LedgerTerms) -> None:
+        room = SET_ASIDE * terms.delta
+        _require(
+            self.discretisation + further <= room,
+            f"noise of integers would take {self.discretisation + further:.2g} of delta {terms.delta:.2g} at the "
+            f"lifetime epsilon {terms.lifetime_epsilon:g}, where {room:.2g} is set aside for it; use fewer rounds, a "
+            "smaller space, or ledgers with a smaller lifetime",
         )
 
 

@@ -69,7 +69,8 @@ class IntegerGradient:
         history: Counts steps over rounds; a new one by default.
 
     Raises:
-        ConfigurationError: The grid is too coarse for so many coordinates, or a block has no weight.
+        ConfigurationError: The grid is too coarse for so many coordinates, they are more than the plan accounts for,
+            or a block has no weight.
     """
 
     def __init__(
@@ -93,6 +94,11 @@ class IntegerGradient:
             raise ConfigurationError(
                 f"{self.dimension} coordinates on a grid of {self._bound} steps: rounding would "
                 "take more than half of the clip norm; use a smaller space or more contributors"
+            )
+        if self.dimension > (plan.released_values or 0):
+            raise ConfigurationError(
+                f"{self.dimension} values a step, where the plan accounts for the integer noise of "
+                f"{plan.released_values}"
             )
         self._sum = np.zeros(self.dimension, dtype=np.int64)
         self._steps = 0

@@ -71,7 +71,7 @@ class Ledger:
         self._file = -1
         self._lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock(self._lock)
+            _lock(self._lock, path)
             if not path.exists():
                 opening = _open_record(terms)
                 Story().check(opening)
@@ -83,7 +83,7 @@ class Ledger:
 
     def _resume(self, terms: LedgerTerms, verifier: Verifier | None) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND)
-        _lock(self._file)  # also here: somebody may have removed the lock file
+        _lock(self._file, self._path)  # also here: somebody may have removed the lock file
         history = read_ledger(self._path, verifier=verifier)
         if history.terms != terms:
             raise LedgerConflict(
@@ -281,11 +281,13 @@ def _finite_or_null(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise LedgerLocked("another process has this ledger open for writing") from error
+        raise LedgerLocked(
+            f"{path}: another process has this ledger open for writing; wait until its run has ended, or end it"
+        ) from error
 
 
 def _create(path: Path, record: dict[str, Any], signer: Signer | None) -> None:

@@ -18,7 +18,7 @@ from privacy.accountant import Accountant
 from privacy.calibrate import CalibrationCache, calibrate_noise_multiplier
 from privacy.errors import ConfigurationError, UnsupportedEvent
 from privacy.events import JSONValue, NeighbouringRelation, PrivacyUnit, SampledGaussian
-from privacy.grid import clip_steps_for
+from privacy.grid import clip_steps_for, discretisation_delta
 
 DEFAULT_BATCH_SIZE = 32
 LARGEST_DEFAULT_DELTA = 1e-5
@@ -80,6 +80,8 @@ class DPPlan:
         noise: Who adds noise.
         arithmetic: Number type of query and noise.
         clip_steps: Grid steps of the clip norm, K = C / gamma, with integer arithmetic.
+        released_values: Most values that a step releases, d, with integer arithmetic: each adds a little to
+            delta (`privacy.grid.discretisation_delta`).
         honest: Contributors to a sum whose noise is counted on: with shares the number of clients
             outside the adversary's control that are in any sum, at least 2; else 1.
         relation: Neighbouring relation of the claim.
@@ -108,6 +110,7 @@ class DPPlan:
     noise: NoiseMode = NoiseMode.LOCAL
     arithmetic: Arithmetic = Arithmetic.FLOAT
     clip_steps: int | None = None
+    released_values: int | None = None
     honest: int = 1
     relation: NeighbouringRelation = NeighbouringRelation.ADD_OR_REMOVE_ONE
     unit: PrivacyUnit = PrivacyUnit.EXAMPLE
@@ -154,10 +157,12 @@ class DPPlan:
     def _check_modes(self) -> None:
         _validate.count(honest=self.honest)
         shares = self.noise is NoiseMode.SHARES
-        if (self.arithmetic is Arithmetic.INTEGER) != (self.clip_steps is not None):
-            raise ConfigurationError("clip_steps: given exactly when the arithmetic is integer")
-        if self.clip_steps is not None:
-            _validate.count(clip_steps=self.clip_steps)
+        for name in ("clip_steps", "released_values"):
+            value = getattr(self, name)
+            if (self.arithmetic is Arithmetic.INTEGER) != (value is not None):
+                raise ConfigurationError(f"{name}: given exactly when the arithmetic is integer")
+            if value is not None:
+                _validate.count(**{name: value})
         if shares != (self.honest > 1):
             raise ConfigurationError(
                 f"honest={self.honest}: shares of noise count on at least 2 contributors, "
@@ -188,6 +193,17 @@ class DPPlan:
         if self.clip_steps is None:
             raise ConfigurationError("the plan's arithmetic is not integer")
         return self.clip_steps
+
+    def discretisation(self, steps: int, *, epsilon: float) -> float:
+        """What integer noise of `steps` steps adds to delta at an epsilon; 0 for noise of real numbers."""
+        if self.clip_steps is None or self.released_values is None:
+            return 0.0
+        return discretisation_delta(
+            noise_multiplier=self.noise_multiplier,
+            clip_steps=self.clip_steps,
+            target_epsilon=epsilon,
+            values=self.released_values * steps,
+        )
 
     def weight(self, block: str) -> float:
         """The public weight of a block.
@@ -234,6 +250,7 @@ class DPPlan:
             "noise": self.noise.value,
             "arithmetic": self.arithmetic.value,
             "clip_steps": self.clip_steps,
+            "released_values": self.released_values,
             "honest": self.honest,
             "relation": self.relation.value,
             "unit": self.unit.value,
@@ -261,6 +278,7 @@ class DPPlan:
             noise=NoiseMode(record["noise"]),
             arithmetic=Arithmetic(record["arithmetic"]),
             clip_steps=record["clip_steps"],
+            released_values=record["released_values"],
             honest=record["honest"],
             relation=NeighbouringRelation(record["relation"]),
             unit=PrivacyUnit(record["unit"]),
@@ -287,6 +305,7 @@ def make_plan(
     clip: ClipMode = ClipMode.FLAT,
     noise: NoiseMode = NoiseMode.LOCAL,
     arithmetic: Arithmetic = Arithmetic.FLOAT,
+    released_values: int | None = None,
     honest: int = 1,
     unit: PrivacyUnit = PrivacyUnit.EXAMPLE,
     accountant: Accountant | None = None,
@@ -307,6 +326,7 @@ def make_plan(
         clip: How vectors are bounded.
         noise: Who adds noise.
         arithmetic: Number type; with integers the grid follows from noise and `honest`.
+        released_values: With integers, most values that a step releases.
         honest: Contributors whose noise is counted on; see `DPPlan`.
         unit: Unit of privacy; for a client all rates are 1.
         accountant: The accountant of record; PLD by default.
@@ -347,6 +367,7 @@ def make_plan(
         noise=noise,
         arithmetic=arithmetic,
         clip_steps=clip_steps_for(noise_multiplier, honest) if integers else None,
+        released_values=released_values,
         honest=honest,
         unit=unit,
     )

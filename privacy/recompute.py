@@ -27,9 +27,9 @@ from privacy.accountant import (
     PRVAccountant,
     RDPAccountant,
     cross_checked,
-    display_epsilon,
     replace_one_epsilon,
 )
+from privacy.display import display_epsilon
 from privacy.errors import AccountingError, PrivacyError
 from privacy.events import Event, PrivacyUnit
 from privacy.history import LedgerHistory, Verifier, read_ledger
@@ -183,6 +183,7 @@ def _as_json(path: Path, result: LedgerFigures) -> dict[str, object]:
         "ledger": str(path),
         "terms": result.history.terms.to_record(),
         "integer_noise": result.history.integer_noise,
+        "discretisation": result.history.discretisation,
         "claimed_delta": result.history.claimed_delta,
         "head": asdict(result.history.head),
         "torn_bytes": result.history.torn_bytes,
@@ -211,8 +212,9 @@ def _print(path: Path, result: LedgerFigures) -> None:
     print(f"  replace-one (another relation): {replaced}")
     if result.history.integer_noise:
         print(
-            f"  INTEGER NOISE is counted as Gaussian; up to the lifetime limit its claim is at delta "
-            f"{result.history.claimed_delta:g}, for replace-one nothing was set aside"
+            f"  INTEGER NOISE is counted as Gaussian, which leaves out at most {result.history.discretisation:.1g} of "
+            f"delta up to the lifetime limit: its claim is at delta {result.history.claimed_delta:g}; for replace-one "
+            "nothing was set aside"
         )
     if result.history.torn_bytes:
         print(

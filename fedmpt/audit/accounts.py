@@ -28,6 +28,7 @@ from privacy import (
     LedgerRolledBack,
     NoiseMode,
     PLDAccountant,
+    display_epsilon,
     read_ledger,
     replace_one_epsilon,
 )
@@ -259,7 +260,8 @@ class _ClientLedger:
         ):
             if not spent <= limit:
                 self._find(
-                    Kind.OVER_BUDGET, f"{name} spent epsilon {spent:.4f}, the limit is {limit:g}"
+                    Kind.OVER_BUDGET,
+                    f"{name} spent epsilon {display_epsilon(spent, 4)}, the limit is {limit:g}",
                 )
 
     def _check_summary(self, account: Account, accountant: PLDAccountant) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
         code = _leaf_package_code(error)
         if code is None:
             raise
-        _fail(str(error), code)
+        _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
 
 
 def _fail(message: str, code: int) -> None:

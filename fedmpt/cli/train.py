@@ -213,10 +213,6 @@ def command(
         _require_alone(click.get_current_context())
     options = {OPTIONS[name]: value for name, value in given.items()}
     if no_dp:
-        if given["dp_epsilon"] is not None:
-            raise click.UsageError("--no-dp and --dp-epsilon exclude each other")
-        if ledger is not None:
-            raise click.UsageError("--no-dp spends no budget: leave --ledger out")
         options["privacy.enabled"] = False
     if conditions_file is not None:
         from fedmpt.conditions.files import read_conditions
@@ -226,6 +222,8 @@ def command(
         named = [key for key, value in options.items() if value is not None]
         options |= baseline_settings(baseline, given=[*named, *settings])
     config = load_config(file=config_file, settings=settings, options=options)
+    if not config.privacy.enabled:
+        _require_no_privacy(given)
 
     # On shared cores, threads that spin while they wait stall each other for seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -250,6 +248,16 @@ def command(
         click.echo(json.dumps(summary, indent=2))
     else:
         console.show_result(summary)
+
+
+def _require_no_privacy(given: dict[str, Any]) -> None:
+    """Refuse options that say how private a run is, where it is not."""
+    for name, value in given.items():
+        if value is not None and OPTIONS[name].startswith("privacy."):
+            raise click.UsageError(
+                f"--no-dp (or privacy.enabled=false) and --{name.replace('_', '-')} exclude each other: leave one of "
+                "them out"
+            )
 
 
 def _require_alone(context: click.Context) -> None:

@@ -121,6 +121,11 @@ class Aggregation:
             server, {int(client): session for client, session in self.sessions.items()}
         )
 
+    @property
+    def least(self) -> int:
+        """Clients of a round without which there is no sum."""
+        return max(self._policy.n_min, self._policy.survivors_min)
+
     def parameters(
         self, cohort: tuple[ClientId, ...], context: bytes, sequence: int
     ) -> RoundParams:

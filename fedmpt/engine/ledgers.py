@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedmpt.engine.prepare import Federation
 from fedmpt.errors import BudgetSpent, UsageError
 from fedmpt.runstore import make_folders, require_schema, storing
 from privacy import (
+    Arithmetic,
     Budget,
     BudgetExhausted,
     DPPlan,
@@ -30,11 +32,13 @@ from privacy import (
     LedgerError,
     LedgerHistory,
     LedgerTerms,
+    NoiseMode,
     PLDAccountant,
     affordable_epsilon,
     display_epsilon,
     read_ledger,
 )
+from privacy.grid import SET_ASIDE
 
 INDEX_FILE: Final = "ledger.json"
 INDEX_SCHEMA: Final = "fedmpt.ledger/1"
@@ -95,20 +99,23 @@ def plan_ledgers(
     """Return where this run's ledgers are and on which terms; nothing is written.
 
     Raises:
-        UsageError: a carried ledger is about other data or on other terms, or some are missing.
+        UsageError: a carried ledger is about other data, on other terms or of other arithmetic, or some are missing.
     """
     holding = holding_name(federation)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--ledger {folder}: is a file; give the folder of the clients' ledgers")
     on_file = _on_file(folder, len(plans)) if carried else {}
     config = federation.config.privacy
-    if config.lifetime is not None and config.lifetime < config.epsilon:
+    if plans and config.lifetime is not None and config.lifetime < config.epsilon:
         raise UsageError(
             f"--dp-lifetime {config.lifetime:g}: below this run's own --dp-epsilon {config.epsilon:g}; lower that first"
         )
     terms = []
     for client, plan in enumerate(plans):
-        known = on_file.get(client)
+        history = on_file.get(client)
+        known = None if history is None else history.terms
+        if history is not None and history.runs:
+            _require_arithmetic(folder / file_name(client), history, plan)
         wanted = LedgerTerms(
             holding=f"{holding}/client-{client:03d}",
             n_pub=plan.n_pub,
@@ -174,14 +181,21 @@ def reopen_ledgers(federation: Federation, plans: list[DPPlan], folder: Path) ->
 def holding_name(federation: Federation) -> str:
     """Return a public name of the clients' data: equal for runs that give every client the same images.
 
-    It is a digest of what decides who holds what (data set, partition, seed, backbone), never of images.
+    It is a digest of what decides who holds which training image: data set, partition, and seed and backbone where the
+    partition is drawn with them. Never of images; and of nothing that only tests, hides labels or skips broken files: a
+    run that differs in these sees the same images again and must add up.
     """
     config = federation.config
+    data = msgspec.to_builtins(config.data)
+    for name in ("strict", "mask", "mask_mode", "mask_test", "min_labels_test"):
+        del data[name]
+    del data["scenes"]["test_size"]
+    drawn = config.clients.partition
     decisive = {
-        "data": msgspec.to_builtins(config.data) | {"strict": None},
+        "data": data,
         "clients": msgspec.to_builtins(config.clients) | {"participation": None},
-        "seed": config.seed,
-        "backbone": federation.backbone.fingerprint,
+        "seed": None if drawn == "site" else config.seed,
+        "backbone": federation.backbone.fingerprint if drawn == "cluster" else None,
         "sites": len(federation.partition),
     }
     text = json.dumps(decisive, sort_keys=True)
@@ -227,6 +241,40 @@ def require_room(ledgers: Ledgers, plans: list[DPPlan], accountant: PLDAccountan
     raise BudgetSpent(_no_room(ledgers.path(client), plans[client], refusal, affordable))
 
 
+def require_room_in_delta(ledgers: Ledgers, plans: Sequence[DPPlan]) -> None:
+    """Refuse a run whose integer noise would take more of delta than is set aside for it on a client's ledger.
+
+    What earlier runs took counts. A ledger refuses such a plan too; here nothing is written yet.
+
+    Args:
+        ledgers: of the run's clients.
+        plans: of its clients; nothing is refused where they are not of integer arithmetic.
+
+    Raises:
+        UsageError: the noise takes too much.
+    """
+    for client, plan in enumerate(plans):
+        if plan.arithmetic is not Arithmetic.INTEGER:
+            return
+        lifetime, path = ledgers.terms[client].lifetime_epsilon, ledgers.path(client)
+        taken = 0.0
+        if path.exists():
+            history = _read(path)
+            own = sum(event.steps for event in history.events(ledgers.run))
+            taken = history.discretisation - plan.discretisation(own, epsilon=lifetime)
+        spent = plan.discretisation(plan.steps_per_round * plan.rounds, epsilon=lifetime)
+        room = SET_ASIDE * plan.delta
+        if taken + spent > room:
+            shared = plan.noise is NoiseMode.SHARES
+            option = "--dp-noise shares" if shared else "--dp-arithmetic integer"
+            before = f" (earlier runs on the ledger took {taken:.2g})" if taken else ""
+            raise UsageError(
+                f"{option} at epsilon {lifetime:g}: that noise is discrete would take {spent:.2g} of delta "
+                f"{plan.delta:.2g}{before}, more than the {room:.2g} set aside for it; use a smaller --dp-epsilon or "
+                "--dp-lifetime, fewer rounds or a smaller space"
+            )
+
+
 def open_budgets(
     ledgers: Ledgers, plans: list[DPPlan], *, stack: ExitStack, accountant: PLDAccountant
 ) -> list[tuple[Ledger, Budget]]:
@@ -241,8 +289,8 @@ def open_budgets(
     return opened
 
 
-def _on_file(folder: Path, clients: int) -> dict[int, LedgerTerms]:
-    """Return the terms of the ledgers that exist; a client whose ledger vanished would start anew, so it may not."""
+def _on_file(folder: Path, clients: int) -> dict[int, LedgerHistory]:
+    """Return what the ledgers that exist say; a client whose ledger vanished would start anew, so it may not."""
     histories = {
         client: _read(folder / file_name(client))
         for client in range(clients)
@@ -254,7 +302,23 @@ def _on_file(folder: Path, clients: int) -> dict[int, LedgerTerms]:
             f"--ledger {folder}: {file_name(missing[0])} is missing while other clients' ledgers hold charges; without "
             "it what that client spent would be forgotten. Restore the file, or give another folder for other data"
         )
-    return {client: history.terms for client, history in histories.items()}
+    return histories
+
+
+def _require_arithmetic(path: Path, history: LedgerHistory, plan: DPPlan) -> None:
+    """Refuse to book integer noise beside noise of real numbers: their claims differ in delta."""
+    if history.integer_noise == (plan.arithmetic is Arithmetic.INTEGER):
+        return
+    if history.integer_noise:
+        old, new, remedy = "integers", "real numbers", "add --dp-arithmetic integer"
+    else:
+        shares = plan.noise is NoiseMode.SHARES
+        old, new = "real numbers", "integers"
+        remedy = "use --dp-noise local" if shares else "leave --dp-arithmetic integer out"
+    raise UsageError(
+        f"--ledger: {path} is about runs with noise of {old}, this run's is of {new}, and their claims differ in "
+        f"delta: {remedy}"
+    )
 
 
 def _read(path: Path) -> LedgerHistory:
@@ -274,8 +338,9 @@ def _other_terms(path: Path, known: LedgerTerms, wanted: LedgerTerms, plan: DPPl
     old, new = known.to_record(), wanted.to_record()
     name = next(name for name in ("unit", *old) if old[name] != new[name])
     remedy = {
-        "holding": "it is about other data, or data dealt out differently; give another folder, and note that images "
-        "in both add up",
+        "holding": "it is about other data, or the same dealt out differently (data set, partition, number of clients, "
+        "--seed). Deal them out as before, so that the limit holds over both runs; with another folder the images that "
+        "both saw have lost what both spent, which no ledger then says",
         "n_pub": "the declared size is fixed for the ledger's life; declare it again "
         "(--set privacy.declared_sizes=[...], every client's), however many images there are now",
         "delta": f"give --dp-delta {delta!r}",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from fedmpt.engine.aggregation import Aggregation, simulated_losses
+from fedmpt.engine.aggregation import ATTEMPTS, Aggregation, simulated_losses
 from fedmpt.engine.checkpoint import Checkpoint
 from fedmpt.engine.listener import Listener, RoundRecord
 from fedmpt.engine.model_card import run_card
@@ -33,11 +33,13 @@ from privacy import BudgetExhausted, LedgerError
 from privacy.sketch import Sketch, SketchSpace
 from secagg import Aggregate, RoundAborted
 from secagg import Update as SegmentValues
+from secagg.errors import ThinRing, TooFewClients, TooFewReplies, TooFewSurvivors
 from secagg.keys import KEY_BYTES
 
 # Share of the way that text features went in a round. Runs on `scenes` drift by 0.1 to 0.7 and end no worse than with
 # exact prompt gradients; where more was missed than went, the sketch was no picture of the encoder.
 _MOST_DRIFT: Final = 1.0
+_TOO_FEW: Final = (ThinRing, TooFewClients, TooFewReplies, TooFewSurvivors)
 
 
 class Loop:
@@ -275,6 +277,8 @@ class Loop:
             result = self._rounds.complete(first, more)
         except RoundAborted as error:
             if not left_out:
+                if isinstance(error, _TOO_FEW):
+                    error.add_note(self._enough_clients(plan))
                 raise
             cause = left_out[-1]  # the reason is not the protocol
             if isinstance(cause, BudgetExhausted):
@@ -285,6 +289,20 @@ class Loop:
         self._phase["train"] += training
         self._phase["secagg"] += time.perf_counter() - started - training
         return result, attempts
+
+    def _enough_clients(self, plan: RoundPlan) -> str:
+        """Return how many clients a round needs, and what to do where they are not there."""
+        dropout = self._config.secagg.dropout
+        remedy = f"go on with `fedmpt train --resume {self._store.folder}` once more of them answer, or add clients"
+        if dropout > 0:
+            remedy = (
+                f"--dropout {dropout:g} draws who vanishes from the seed, so a resumed run loses the same; use a "
+                "smaller --dropout, more --clients or another --seed"
+            )
+        return (
+            f"round {plan.round} needs at least {self._aggregation.least} of its {len(plan.cohort)} clients to the end "
+            f"and was tried {ATTEMPTS} times: {remedy}"
+        )
 
     def _repeatable(
         self, values: SegmentValues, client: ClientId, number: int, further: int

@@ -47,7 +47,7 @@ class SharedNoise(OneSum):
         self._optimizer = make_optimizer(self._parameters, federation.local, lr=1.0)
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._by_client = plans[0].unit is PrivacyUnit.CLIENT
-        self.shapes = step_shapes(federation, plans[0])
+        self.shapes = step_shapes(federation)
         self._reader = IntegerGradient(plan=plans[0], shapes=self.shapes)
         self._envelope = GridEnvelope.of(
             dimension=self._reader.dimension, noise_bound=self._noise_bound()

@@ -17,7 +17,7 @@ import torch
 
 from fedmpt.engine.adaptive_client import AdaptiveClient
 from fedmpt.engine.declared import public_sizes
-from fedmpt.engine.integer_terms import arithmetic_of
+from fedmpt.engine.integer_terms import arithmetic_of, released_values
 from fedmpt.engine.ledgers import head_record
 from fedmpt.engine.local_blocks import LocalBlocks, split_blocks
 from fedmpt.engine.prepare import Federation
@@ -75,7 +75,7 @@ def dp_plans(
     """Return the privacy plan of every client, calibrated to spend at most the target over its scheduled rounds.
 
     Raises:
-        UsageError: delta is larger than 1 / (10 n) of some client, or a client is scheduled in no round.
+        UsageError: delta is larger than 1 / (10 n) of some client, or no noise meets the target.
     """
     config = federation.config
     by_client = config.privacy.unit == "client"
@@ -98,6 +98,7 @@ def dp_plans(
     if shares and not by_client:
         batches = equal_rates(sizes, federation.local.batch_size)
     weights = {} if by_client else _block_weights(federation)
+    values = released_values(federation) if arithmetic is Arithmetic.INTEGER else None
     plans = []
     for index, (size, batch_size) in enumerate(zip(sizes, batches, strict=True)):
         rounds = max(1, federation.rounds_of(ClientId(index)))
@@ -117,6 +118,7 @@ def dp_plans(
                 clip=ClipMode(config.privacy.clip_mode),
                 noise=NoiseMode(config.privacy.noise),
                 arithmetic=arithmetic,
+                released_values=values,
                 honest=counted_on(len(federation.schedule[0])) if shares else 1,
                 unit=PrivacyUnit(config.privacy.unit),
                 accountant=accountant,
@@ -131,8 +133,8 @@ def _calibrated(*, target_epsilon: float, rounds: int, **terms: Any) -> DPPlan:
         return make_plan(target_epsilon=target_epsilon, rounds=rounds, **terms)
     except CalibrationError as error:
         raise UsageError(
-            f"--dp-epsilon {target_epsilon:g} over {rounds} round(s) of {terms['steps_per_round']} step(s): {error}; "
-            "use a larger --dp-epsilon or fewer --rounds, or --no-dp where no privacy is meant"
+            f"--dp-epsilon {target_epsilon:g} over {rounds} round(s) of {terms['steps_per_round']} step(s): {error}, "
+            "or use --no-dp where no privacy is meant"
         ) from error
 
 

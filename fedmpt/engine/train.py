@@ -21,7 +21,6 @@ from fedmpt.engine.checkpoint import (
     plan_digest,
     read_checkpoint,
 )
-from fedmpt.engine.integer_terms import require_room_in_delta
 from fedmpt.engine.ledgers import (
     INDEX_FILE,
     Ledgers,
@@ -30,6 +29,7 @@ from fedmpt.engine.ledgers import (
     plan_ledgers,
     reopen_ledgers,
     require_room,
+    require_room_in_delta,
 )
 from fedmpt.engine.listener import Listener, Several
 from fedmpt.engine.loop import Loop
@@ -70,6 +70,11 @@ def train(
     if folder is not None and folder.exists():
         raise UsageError(
             f"--out {folder}: exists already; give another folder, a run is never overwritten"
+        )
+    if ledger is not None and not config.privacy.enabled:
+        raise UsageError(
+            f"--ledger {ledger}: a run without privacy (--no-dp, or privacy.enabled=false) books nothing on it, and "
+            "what the ledger says of the data would no longer hold; leave --ledger out, or train with privacy"
         )
     federation = prepare(config, progress=listener)
     config, folder = federation.config, folder or _default_folder(federation)
@@ -166,9 +171,7 @@ def _make_ready(
     rounds = _rounds(federation, plans)
     rounds.take_up(start.state, start.server)
     ledgers = ledgers_of(plans)
-    require_room_in_delta(
-        federation, plans, lifetimes=[terms.lifetime_epsilon for terms in ledgers.terms]
-    )
+    require_room_in_delta(ledgers, plans)
     return _Ready(
         federation=federation,
         accountant=accountant,

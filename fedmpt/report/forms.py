@@ -26,6 +26,13 @@ class Line(Form, frozen=True, kw_only=True):
             raise ValueError("one of epsilon_min and epsilon_max is null")
 
 
+class Warned(Form, frozen=True, kw_only=True):
+    """A line of ``warnings.jsonl``."""
+
+    round: Count
+    text: str
+
+
 class Scores(Form, frozen=True, kw_only=True):
     """What a model reached, in percent."""
 

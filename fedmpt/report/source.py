@@ -14,7 +14,7 @@ from fedmpt.audit.saved import SavedAudit, read_audit
 from fedmpt.audit.transcripts import stretches
 from fedmpt.engine.adaptive import sums_of_a_round
 from fedmpt.errors import UsageError
-from fedmpt.report.forms import Evaluated, Line, PrivatePromise, Summary
+from fedmpt.report.forms import Evaluated, Line, PrivatePromise, Summary, Warned
 from fedmpt.runstore import (
     METRICS_FILE,
     SUMMARY_FILE,
@@ -148,18 +148,37 @@ def _kept_warnings(folder: Path) -> tuple[tuple[int, str], ...]:
     """Return (rounds done, text) of each warning; a last line that a crash tore is left out.
 
     Raises:
-        UsageError: the file is of another version.
+        UsageError: the file cannot be read, or a line of it is of another version or damaged.
     """
     path = folder / WARNINGS_FILE
     if not path.exists():
         return ()
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if text.endswith("\n"):
-            line = json.loads(text)
-            require_schema(path, line.get("schema"), WARNING_SCHEMA)
-            found.append((int(line["round"]), str(line["text"])))
-    return tuple(found)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); is the folder whole?"
+        ) from error
+    whole = data[: data.rfind(b"\n") + 1]
+    return tuple(
+        _warned(line, f"{path}, line {number}")
+        for number, line in enumerate(whole.splitlines(), start=1)
+    )
+
+
+def _warned(data: bytes, where: str) -> tuple[int, str]:
+    """Return (rounds done, text) of a line of ``warnings.jsonl``."""
+    try:
+        line = json.loads(data)
+        if isinstance(line, dict):
+            require_schema(where, line.get("schema"), WARNING_SCHEMA)
+        warned = formed(line, Warned)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{where} is not as a run writes it: {error}; restore the file, or move it away for a report without "
+            "the run's warnings"
+        ) from error
+    return warned.round, warned.text
 
 
 def _require_fields(folder: Path, summary: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from fedmpt.runstore import LEDGER_FOLDER
 from fedmpt.sweep.run import CELLS, UNFINISHED
-from privacy import Event, NeighbouringRelation, PLDAccountant, read_ledger
+from privacy import Event, NeighbouringRelation, PLDAccountant, PrivacyUnit, read_ledger
 from privacy.selection import CandidateLaw, Curve, curve_epsilon, renyi_curve, selection_curve
 
 LAWS: Final = (CandidateLaw.GEOMETRIC, CandidateLaw.POISSON)
@@ -35,14 +35,15 @@ class SweepPrice:
 
     Attributes:
         unit: of privacy, ``example`` or ``client``.
-        delta: of the claims, the smallest of the clients'.
+        delta: of all figures: the largest that any client's claim has.
         integer_noise: whether the noise of any run is of integers. Accountants count it as Gaussian, and what that
             leaves out of delta was bounded for each run by itself: of all figures only ``single`` is then proven.
         runs: private runs.
         single: largest epsilon of a client in one run (PLD).
-        holdings: distinct holdings; another seed or partition deals the data out anew.
+        holdings: distinct holdings; another seed or partition deals the data out anew. Where a client is the unit:
+            clients, for a client is the same whatever images it was dealt.
         runs_on_holding: most runs on one holding.
-        composition: largest epsilon that a ledger kept over all runs on one holding would say (PLD).
+        composition: largest epsilon of all runs on one holding together (PLD).
         any_image: bound on what any one image loses in all runs, in whichever client's holding it was (RDP, at
             ``delta``); None where there is one holding a client, so that ``composition`` says it, or for clients.
         selection: law -> epsilon of releasing only the best of a random number of candidates with mean ``runs`` (RDP,
@@ -91,26 +92,28 @@ def open_runs(folder: Path) -> int:
 def _price(entries: list[_Spending], accountant: PLDAccountant) -> SweepPrice:
     by_holding: dict[str, list[_Spending]] = defaultdict(list)
     by_run: dict[Path, list[Curve]] = defaultdict(list)
+    delta = max(
+        entry.delta for entry in entries
+    )  # a smaller one would make figures of others too small
     curves: dict[tuple[Event, ...], Curve] = {}
     for entry in entries:
         by_holding[entry.holding].append(entry)
         if entry.events not in curves:
             curves[entry.events] = renyi_curve(entry.events)
         by_run[entry.run].append(curves[entry.events])
-    delta = min(entry.delta for entry in entries)
     worst = [np.maximum.reduce(found) for found in by_run.values()]  # an image is in one holding
     clients = max(len(found) for found in by_run.values())
     dealt_anew = len(by_holding) > clients
     return SweepPrice(
         unit=entries[0].unit,
-        delta=min(entry.claimed_delta for entry in entries),
+        delta=max(entry.claimed_delta for entry in entries),
         integer_noise=any(entry.integer_noise for entry in entries),
         runs=len(by_run),
         single=max(accountant.epsilon(entry.events, entry.delta) for entry in entries),
         holdings=len(by_holding),
         runs_on_holding=max(len(found) for found in by_holding.values()),
         composition=max(
-            accountant.epsilon([event for one in found for event in one.events], found[0].delta)
+            accountant.epsilon([event for one in found for event in one.events], delta)
             for found in by_holding.values()
         ),
         any_image=curve_epsilon(np.sum(worst, axis=0), delta)
@@ -129,9 +132,10 @@ def _spendings(folder: Path) -> Iterator[_Spending]:
             history = read_ledger(path)
             events = _merged(history.events())
             if events:
+                by_client = history.terms.unit is PrivacyUnit.CLIENT
                 yield _Spending(
                     run=run,
-                    holding=history.terms.holding,
+                    holding=path.name if by_client else history.terms.holding,
                     unit=history.terms.unit.value,
                     delta=history.terms.delta,
                     claimed_delta=history.claimed_delta,

@@ -29,6 +29,11 @@ def to_markdown(results: SweepResults) -> str:
 def price_lines(results: SweepResults) -> list[str]:
     """Return what the sweep cost its clients, in sentences, the composition before anything hypothetical."""
     lines = [line for price in results.prices for line in _price_lines(price)]
+    if len(results.prices) > 1:
+        lines.append(
+            "Runs with another unit of privacy are priced by themselves: no figure here covers all runs together, "
+            "which cost more than either."
+        )
     if results.open_runs:
         covered = "these figures cover the private runs only, and " if results.prices else ""
         lines.append(
@@ -51,7 +56,7 @@ def _price_lines(price: SweepPrice) -> list[str]:
         f"One run alone: epsilon {display_epsilon(price.single)} at most (unit: one {price.unit}; "
         f"delta {price.delta:g}). It holds for a run that was not chosen by looking at others.",
         f"Everything that left a client, {price.runs_on_holding} run(s) on one holding: epsilon "
-        f"{display_epsilon(price.composition)}, which a ledger kept over them would say.",
+        f"{display_epsilon(price.composition)}, by composition of all their steps.",
     ]
     if price.any_image is not None:
         lines.append(

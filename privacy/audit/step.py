@@ -216,6 +216,7 @@ def claimed_steps(plan: DPPlan, *, steps: int, unclipped: bool) -> DPPlan:
             noise=NoiseMode.LOCAL,
             arithmetic=Arithmetic.FLOAT,
             clip_steps=None,
+            released_values=None,
             honest=1,
             unit=PrivacyUnit.EXAMPLE,
         )

@@ -78,7 +78,11 @@ def test_a_share_of_noise_hides_one_upload_however_many_attempts_the_round_had(
     assert audit_run(shared).findings == ()
     forge_all(shared, _a_second_upload)
     assert len(found(shared, Kind.SECOND_UPLOAD)) == len(
-        [path for path in (shared / "ledger").glob("*.jsonl") if "release" in path.read_text()]
+        [
+            path
+            for path in (shared / "ledger").glob("*.jsonl")
+            if '"kind":"release"' in path.read_text()
+        ]
     )
 
 

@@ -95,7 +95,10 @@ def make(backbone: Backbone, plan: DPPlan, *, space: str = "text") -> Subject:
 
 
 IN_INTEGERS = replace(
-    PLAN, arithmetic=Arithmetic.INTEGER, clip_steps=clip_steps_for(PLAN.noise_multiplier, 1)
+    PLAN,
+    arithmetic=Arithmetic.INTEGER,
+    clip_steps=clip_steps_for(PLAN.noise_multiplier, 1),
+    released_values=100_000,
 )
 IN_SHARES = replace(
     IN_INTEGERS,

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fedmpt.cli.train import OPTIONS
+from tests.fedmpt.conftest import Invoke
+
 SMALL = (
     *("--set", "data.scenes.train_size=240", "--set", "data.scenes.test_size=60"),
     *("--set", "data.scenes.resolution=32", "--clients", "4", "--rounds", "2"),
@@ -89,7 +92,10 @@ def test_json_prints_one_object_on_standard_output(
     [
         (["--dp-epsilon", "0"], ["epsilon", "0"]),
         (["--dp-epsilon", "-3"], ["epsilon"]),
-        (["--dp-epsilon", "4", "--no-dp"], ["--no-dp", "exclude"]),
+        (["--dp-epsilon", "4", "--no-dp"], ["--no-dp", "--dp-epsilon", "exclude"]),
+        (["--no-dp", "--dp-lifetime", "3"], ["--no-dp", "--dp-lifetime", "leave one of them out"]),
+        (["--dp-unit", "client", "--set", "privacy.enabled=false"], ["--dp-unit", "exclude"]),
+        (["--no-dp", "--ledger", "L"], ["--ledger L", "--no-dp", "leave --ledger out"]),
         (["--method", "nobody"], ["nobody", "fedmpt"]),
         (["--data", "nowhere"], ["nowhere", "scenes"]),
         (["--data", "table"], ["--data-root"]),
@@ -173,6 +179,20 @@ def test_a_round_that_cannot_be_completed_exits_with_4(
     )
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "3 required; round 1 needs at least 3 of its 4 clients" in last
+    assert "smaller --dropout, more --clients" in last
+
+
+@pytest.mark.parametrize("option", [name for name in OPTIONS if name.startswith("dp_")])
+def test_no_option_of_privacy_goes_with_none(option: str, fedmpt: Invoke) -> None:
+    value = {"dp_noise": "shares", "dp_unit": "client", "dp_arithmetic": "integer"}.get(option, "3")
+    value = {"dp_space": "text", "dp_delta": "1e-6"}.get(option, value)
+    name = f"--{option.replace('_', '-')}"
+    for off in (["--no-dp"], ["--set", "privacy.enabled=false"]):
+        done = fedmpt("train", *off, name, value)
+        assert done.exit_code == 2
+        assert f"{name} exclude each other" in done.output
 
 
 def test_a_spent_budget_exits_with_3_and_a_target_beyond_accounting_with_2() -> None:

@@ -92,6 +92,13 @@ def test_shared_noise_makes_many_rounds_of_one_step_each_with_adam() -> None:
     assert "adapter_core" not in shared.lr_multipliers  # Adam's step has no unit to make up for
 
 
+def test_what_cores_have_in_common_moves_less_than_how_they_differ() -> None:
+    local = _resolved().train.lr_multipliers
+    assert (local["adapter_common"], local["adapter_core"]) == (0.03, 0.1)
+    shared = _resolved(privacy__noise="shares").train.lr_multipliers
+    assert (shared["adapter_common"], shared.get("adapter_core", 1.0)) == (0.3, 1.0)
+
+
 def test_a_client_as_the_unit_trains_locally_as_ever() -> None:
     by_client = _resolved(privacy__noise="shares", privacy__unit="client").train
     assert by_client.optimizer == "sgd"

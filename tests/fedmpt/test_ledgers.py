@@ -144,15 +144,54 @@ def test_a_size_for_each_client_is_needed(small_run: SmallRun, tmp_path: Path) -
 def test_a_run_of_integer_noise_on_a_ledger_of_another_delta_is_told_one_that_fits(
     small_run: SmallRun, tmp_path: Path
 ) -> None:
+    """The delta to ask for is that of the claim, of which the ledger has a hundredth less."""
     ledger = tmp_path / "ledger"
     options = {"privacy__epsilon": 1.0, "privacy__lifetime": 4.0, "train__rounds": 1}
-    small_run(tmp_path / "float", ledger, **options, privacy__delta=1e-6)
     options["privacy__arithmetic"] = "integer"
+    first = small_run(tmp_path / "first", ledger, **options, privacy__delta=1e-6)
     with pytest.raises(UsageError, match="delta") as refusal:
-        small_run(tmp_path / "integer", ledger, **options, privacy__delta=1e-6)
+        small_run(tmp_path / "second", ledger, **options, privacy__delta=2e-6)
     remedy = float(str(refusal.value).rsplit("--dp-delta ", 1)[1])
-    summary = small_run(tmp_path / "integer", ledger, **options, privacy__delta=remedy)
-    assert {row["delta"] for row in summary["privacy"]["clients"]} == {1e-6}
+    second = small_run(tmp_path / "second", ledger, **options, privacy__delta=remedy)
+    assert first["privacy"]["delta"] == second["privacy"]["delta"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("partition", "changes"),
+    [
+        ("cluster", {"data__scenes__test_size": 50}),
+        ("cluster", {"data__mask": 0.3, "clients__participation": 0.75}),
+        ("site", {"seed": 5}),
+    ],
+)
+def test_a_run_that_sees_the_same_images_again_adds_up(
+    small_run: SmallRun, tmp_path: Path, partition: str, changes: dict[str, Any]
+) -> None:
+    options = {"privacy__epsilon": 2.0, "privacy__lifetime": 8.0, "train__rounds": 1}
+    options |= {"clients__partition": partition, "data__scenes__sites": 4}
+    small_run(tmp_path / "first", tmp_path / "ledger", **options)
+    second = small_run(tmp_path / "second", tmp_path / "ledger", **(options | changes))
+    spent = [row for row in second["privacy"]["clients"] if row["rounds"]]
+    assert spent
+    assert all(row["lifetime_spent"] > row["epsilon"] + 0.1 for row in spent)
+
+
+@pytest.mark.parametrize(
+    ("partition", "changes"),
+    [
+        ("cluster", {"seed": 5}),
+        ("iid", {"seed": 5}),
+        ("site", {"clients__count": 3, "data__scenes__sites": 3}),
+    ],
+)
+def test_data_dealt_out_anew_is_refused_and_told_to_be_dealt_out_as_before(
+    small_run: SmallRun, tmp_path: Path, partition: str, changes: dict[str, Any]
+) -> None:
+    options = {"privacy__epsilon": 2.0, "privacy__lifetime": 8.0, "train__rounds": 1}
+    options |= {"clients__partition": partition, "data__scenes__sites": 4}
+    small_run(tmp_path / "first", tmp_path / "ledger", **options)
+    with pytest.raises(UsageError, match="Deal them out as before"):
+        small_run(tmp_path / "second", tmp_path / "ledger", **(options | changes))
 
 
 def test_a_broken_ledger_is_told_by_its_path(

@@ -32,11 +32,9 @@ from fedmpt.types import ClientId
 from privacy import (
     Arithmetic,
     BudgetExhausted,
+    DPPlan,
     NoiseMode,
-    PLDAccountant,
     PrivacyUnit,
-    SampledGaussian,
-    calibrate_noise_multiplier,
     make_plan,
     read_ledger,
 )
@@ -96,9 +94,11 @@ def test_the_claim_names_who_is_kept_out() -> None:
 
 @pytest.fixture
 def shared(small_run: Any, tmp_path: Path) -> Any:
-    def start(**options: Any) -> tuple[dict[str, Any], Path]:
+    def start(
+        *, name: str = "run", ledger: Path | None = None, **options: Any
+    ) -> tuple[dict[str, Any], Path]:
         known = {"clients__count": 5, "privacy__noise": "shares"}
-        return small_run(tmp_path / "run", **{**known, **options}), tmp_path / "run"
+        return small_run(tmp_path / name, ledger, **{**known, **options}), tmp_path / name
 
     return start
 
@@ -289,6 +289,7 @@ def test_noise_that_is_longer_than_any_sum_of_changes_is_told_before_training() 
         max_grad_norm=1.0,
         noise=NoiseMode.SHARES,
         arithmetic=Arithmetic.INTEGER,
+        released_values=4072,
         honest=5,
         unit=PrivacyUnit.CLIENT,
     )
@@ -348,34 +349,50 @@ def test_plans_of_integer_noise_keep_a_hundredth_of_delta_for_being_discrete(
     assert audit_run(folder).findings == ()
 
 
-def test_a_run_may_take_the_square_of_its_part_of_a_lifetime_of_what_is_set_aside(
-    shared: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_earlier_runs_on_a_ledger_took_of_the_part_for_integers_counts(
+    shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of a lifetime of 8: a quarter of a hundredth of delta."""
-    given = {"privacy__epsilon": 4.0, "privacy__lifetime": 8.0, "privacy__delta": 1e-6}
-    room = 0.01 * 0.99e-6 / 4
-    spent = [1.01 * room, 0.99 * room]
-    monkeypatch.setattr("fedmpt.engine.integer_terms.discretisation_delta", lambda **_: spent[0])
-    with pytest.raises(UsageError, match="set aside"):
-        shared(**given, train__rounds=1)
-    del spent[0]
-    summary, _ = shared(**given, train__rounds=1)
-    assert summary["privacy"]["clients"][0]["lifetime_epsilon"] == 8.0
+    """Two runs of 0.6 of it do not fit, whatever part of the lifetime their epsilons are."""
+    room = 0.01 * 0.99e-6
+    monkeypatch.setattr(DPPlan, "discretisation", lambda _, steps, **__: 0.6 * room * steps)
+    ledger = tmp_path / "ledgers"
+    given = {"privacy__lifetime": 20.0, "privacy__delta": 1e-6, "privacy__epsilon": 2.0}
+    with pytest.raises(UsageError, match=r"would take 1.2e-08 of delta .* set aside"):
+        shared(ledger=ledger, **given, train__rounds=2)
+    assert not ledger.exists()
+    shared(ledger=ledger, **given, train__rounds=1)
+    with pytest.raises(UsageError, match=r"earlier runs on the ledger took 5\.9e-09"):
+        shared(ledger=ledger, **given, train__rounds=1, name="second")
 
 
-def test_runs_that_add_up_to_a_lifetime_may_take_no_more_of_delta_than_one_run_of_it() -> None:
-    """`require_room_in_delta` gives a run the square of its target over the lifetime."""
-    accountant, rate, steps = PLDAccountant(), 0.1, 50
-    lifetime, delta = 8.0, 1e-5
-    for target in (0.5, 2.0, 4.0):
-        sigma = calibrate_noise_multiplier(
-            target_epsilon=target, delta=delta, sample_rate=rate, steps=steps, accountant=accountant
+@pytest.mark.parametrize("integers_first", [True, False])
+def test_integers_and_real_numbers_do_not_share_ledgers_and_the_remedy_is_told(
+    shared: Any, tmp_path: Path, integers_first: bool
+) -> None:
+    ledger, shares = tmp_path / "ledgers", {"privacy__noise": "shares"}
+    given = {"privacy__lifetime": 12.0, "privacy__delta": 1e-6, "train__rounds": 1}
+    local = {"privacy__noise": "local"}
+    first, second = (shares, local) if integers_first else (local, shares)
+    shared(ledger=ledger, **given, **first, privacy__epsilon=2.0)
+    before = (ledger / "client-000.jsonl").read_bytes()
+    remedy = "add --dp-arithmetic integer" if integers_first else "use --dp-noise local"
+    with pytest.raises(UsageError, match=remedy):
+        shared(ledger=ledger, **given, **second, privacy__epsilon=2.0, name="second")
+    assert (ledger / "client-000.jsonl").read_bytes() == before
+    if integers_first:
+        summary, folder = shared(
+            ledger=ledger,
+            **given,
+            privacy__noise="local",
+            privacy__arithmetic="integer",
+            privacy__epsilon=2.0,
+            name="second",
         )
-        event = SampledGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-        runs = 1
-        while accountant.epsilon([event] * (runs + 1), delta) <= lifetime:
-            runs += 1
-        assert runs * (target / lifetime) ** 2 <= 1
+        account = summary["privacy"]["clients"][0]
+        assert account["epsilon"] < account["lifetime_spent"]
+        assert summary["privacy"]["delta"] == 1e-6
+        assert audit_run(folder).findings == ()
+        assert audit_run(tmp_path / "run").findings == ()
 
 
 def test_a_client_whose_change_is_not_finite_takes_part_with_noise_alone(

@@ -97,6 +97,7 @@ def test_prompts_of_an_encoder_ten_times_as_steep_move_a_hundredth(
     rates, usual = _matched(tiny), PRIVATE.lr_multipliers
     assert rates["class_tokens"] == pytest.approx(usual["class_tokens"] / 100)
     assert rates["adapter_core"] == pytest.approx(usual["adapter_core"] / 10)
+    assert rates["adapter_common"] == pytest.approx(usual["adapter_common"] / 10)
     assert rates["gate_up"] == pytest.approx(1 / 10)  # whose multiplier is 1
 
 

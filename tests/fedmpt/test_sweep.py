@@ -33,6 +33,7 @@ from privacy import (
     Arithmetic,
     Ledger,
     LedgerTerms,
+    NoiseMode,
     PLDAccountant,
     PrivacyUnit,
     make_plan,
@@ -404,13 +405,13 @@ def charge(folder: Path, *, holding: str, rounds: int, **options: Any) -> float:
         n_pub=plan.n_pub,
         delta=plan.delta,
         lifetime_epsilon=8.0,
-        unit=PrivacyUnit.EXAMPLE,
+        unit=plan.unit,
     )
     with Ledger(folder / "ledger" / "client-000.jsonl", terms=terms) as ledger:
         ledger.accept_plan("run", plan)
         for number in range(rounds):
             ledger.charge(run="run", round_index=number, plan=plan)
-    return PLDAccountant().epsilon([plan.event(5 * rounds)], plan.delta)
+    return PLDAccountant().epsilon([plan.event(plan.steps_per_round * rounds)], plan.delta)
 
 
 def test_the_price_is_the_composition_on_a_holding_with_what_unfinished_runs_spent(
@@ -455,23 +456,59 @@ def test_with_noise_of_integers_the_claims_delta_is_told_and_what_is_unproven_of
 ) -> None:
     grid = grid_of("dp.epsilon=1,8", seeds=1)
     _, failures = run(grid, tmp_path)
-    delta = delta_of_plans(1e-5)
-    for name, arithmetic in (("a", Arithmetic.FLOAT), ("b", Arithmetic.INTEGER)):
-        charge(
-            tmp_path / "cells" / name,
-            holding="scenes/client-000",
-            rounds=4,
-            arithmetic=arithmetic,
-            delta=delta,
-        )
+    of_integers = {
+        "arithmetic": Arithmetic.INTEGER,
+        "released_values": 100,
+        "delta": delta_of_plans(1e-5),
+    }
+    for name, options in (("a", {}), ("b", of_integers)):
+        charge(tmp_path / "cells" / name, holding="scenes/client-000", rounds=4, **options)
         lines = price_lines(results_of(grid, tmp_path, failures))
         told = [line for line in lines if line.startswith("Noise of integers is counted as Gauss")]
         (price,) = sweep_prices(tmp_path, PLDAccountant())
-        assert price.integer_noise == (len(told) == 1) == (arithmetic is Arithmetic.INTEGER)
-        # the smallest of the claims: the float run's ledger has no part set aside
-        assert price.delta == delta
-    (tmp_path / "cells" / "a" / "ledger" / "client-000.jsonl").unlink()
+        assert price.integer_noise == (len(told) == 1) == (options == of_integers)
+        assert price.delta == 1e-5  # of both claims, though one ledger has a hundredth less
+        assert "delta 1e-05" in lines[0]
+
+
+def test_every_figure_holds_at_the_delta_that_is_told(tmp_path: Path) -> None:
+    """The composition of runs with several deltas is one at the largest, whichever folder comes first."""
+    deltas = {"a": 1e-9, "b": 1e-5, "c": 1e-7}
+    for name, delta in deltas.items():
+        charge(tmp_path / "cells" / name, holding="scenes/client-000", rounds=4, delta=delta)
     (price,) = sweep_prices(tmp_path, PLDAccountant())
     assert price.delta == 1e-5
-    (alone, *_) = price_lines(results_of(grid, tmp_path, failures))
-    assert "delta 1e-05" in alone
+    ledgers = [tmp_path / "cells" / name / "ledger" / "client-000.jsonl" for name in deltas]
+    events = [event for path in ledgers for event in read_ledger(path).events()]
+    together = PLDAccountant().epsilon(events, 1e-5)
+    assert price.composition == pytest.approx(together, abs=1e-5)
+    at_the_smallest = PLDAccountant().epsilon(events, 1e-9)
+    assert price.composition < at_the_smallest
+    assert price.single == pytest.approx(8.0, abs=0.01)
+
+
+def test_a_client_as_the_unit_is_the_same_client_in_every_run(tmp_path: Path) -> None:
+    """Seeds deal images out anew, and not clients."""
+    spent = [
+        charge(
+            tmp_path / "cells" / name,
+            holding=f"scenes-{name}/client-000",
+            rounds=4,
+            noise=NoiseMode.SHARES,
+            arithmetic=Arithmetic.INTEGER,
+            released_values=100,
+            honest=2,
+            steps_per_round=1,
+            unit=PrivacyUnit.CLIENT,
+        )
+        for name in ("a", "b", "c")
+    ]
+    (price,) = sweep_prices(tmp_path, PLDAccountant())
+    assert (price.holdings, price.runs_on_holding, price.any_image) == (1, 3, None)
+    assert max(spent) + 2 < price.composition < sum(spent)
+    grid = grid_of("dp.epsilon=1,8", seeds=1)
+    _, failures = run(grid, tmp_path)
+    charge(tmp_path / "cells" / "d", holding="scenes-a/client-000", rounds=4)
+    lines = price_lines(results_of(grid, tmp_path, failures))
+    assert "no figure here covers all runs together" in lines[-1]
+    assert sum(line.startswith("One run alone") for line in lines) == 2

@@ -16,7 +16,7 @@ from fedmpt.audit.run import audit_run
 from fedmpt.config import load_config
 from fedmpt.engine.aggregation import Aggregation
 from fedmpt.engine.listener import Preview, RoundRecord
-from fedmpt.engine.train import train
+from fedmpt.engine.train import resume, train
 from fedmpt.errors import UsageError
 from fedmpt.methods.registry import METHODS
 from privacy import (
@@ -31,6 +31,7 @@ from privacy import (
 from secagg import KeyEpoch, RoundAborted, transcript
 from secagg.ckks_scheme import SecretKey
 from secagg.errors import MarginExceeded
+from tests.fedmpt.conftest import SmallRun
 
 
 class Recorder:
@@ -202,8 +203,9 @@ def test_a_sum_off_the_grid_stops_the_run_without_a_second_attempt(
         return epoch
 
     monkeypatch.setattr(Aggregation, "_share_key", share)
-    with pytest.raises(MarginExceeded):
+    with pytest.raises(MarginExceeded) as told:
         run(secagg__mode="ckks")
+    assert not hasattr(told.value, "__notes__")  # more clients would not help
     assert len(asked) == 2  # the two decryptors of the one attempt
 
 
@@ -228,9 +230,39 @@ def test_a_client_that_dropped_before_training_is_not_charged(run: Runner) -> No
         assert trained[client] <= 4 - early.count(client)
 
 
-def test_a_round_that_too_few_finish_aborts_the_run(run: Runner) -> None:
-    with pytest.raises(RoundAborted):
+def test_a_round_that_too_few_finish_aborts_the_run_and_says_that_a_resumed_one_would_too(
+    run: Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(RoundAborted) as told:
         run(secagg__dropout=0.95)
+    (note,) = told.value.__notes__
+    assert "round 1 needs at least 4 of its 5 clients" in note
+    assert "--dropout 0.95" in note
+    with pytest.raises(RoundAborted):
+        resume(tmp_path / "run-1", listener=run.listener)
+
+
+def test_a_round_that_clients_really_left_says_how_many_are_needed_and_how_to_go_on(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "fedmpt.engine.loop.simulated_losses", lambda *_, **__: {0: "upload", 1: "upload"}
+        )
+        with pytest.raises(RoundAborted) as told:
+            run(privacy__enabled=False)
+    (note,) = told.value.__notes__
+    assert "round 1 needs at least 4 of its 5 clients" in note
+    assert f"`fedmpt train --resume {tmp_path / 'run-1'}`" in note
+    assert resume(tmp_path / "run-1", listener=run.listener)["rounds"] == 2
+
+
+def test_a_ledger_is_refused_where_nothing_would_be_booked_on_it(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"ledger: a run without privacy.*leave --ledger out"):
+        small_run(tmp_path / "run", tmp_path / "ledger", privacy__enabled=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("admitted", [0, 1])
@@ -334,6 +366,21 @@ def test_what_the_preview_projects_is_what_is_spent_and_sent(run: Runner) -> Non
     assert preview.planned_epsilons is not None
     assert preview.planned_epsilons == pytest.approx((min(spent), max(spent)), abs=1e-6)
     assert preview.bytes_up == summary["secagg"]["bytes_up_per_client_round"]
+
+
+def test_the_preview_tells_the_delta_of_the_claim_with_what_integer_noise_takes(
+    run: Runner,
+) -> None:
+    summary, folder = run(
+        privacy__arithmetic="integer",
+        privacy__epsilon=1.0,
+        privacy__delta=1e-5,
+        train__rounds=1,
+    )
+    (preview,) = run.listener.previews
+    planned = read_ledger(folder / "ledger" / "client-000.jsonl").terms.delta
+    assert planned < 0.995e-5  # or this shows nothing
+    assert preview.delta == summary["privacy"]["delta"] == pytest.approx(1e-5, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,62 @@ def test_the_report_lists_warnings_as_texts(warned_run: Path, tmp_path: Path) ->
 def test_warnings_of_another_version_are_refused(warned_run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(warned_run, tmp_path / "run")
     (folder / "warnings.jsonl").write_text('{"schema": "fedmpt.warning/2"}\n')
-    with pytest.raises(UsageError, match=r"warnings.jsonl: is of schema fedmpt.warning/2"):
+    with pytest.raises(UsageError, match=r"warnings.jsonl, line 1: is of schema fedmpt.warning/2"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[]",
+        b"7",
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"schema": "fedmpt.warning/1", "round": "x", "text": "left"}',
+        b'{"schema": "fedmpt.warning/1", "round": 1}',
+        b'{"schema": "fedmpt.warning/1", "round": 1, "text": ["left"]}',
+    ],
+)
+def test_a_damaged_warning_is_refused_with_its_line_and_a_remedy(
+    warned_run: Path, tmp_path: Path, line: bytes
+) -> None:
+    folder = shutil.copytree(warned_run, tmp_path / "run")
+    path = folder / "warnings.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(UsageError, match=r"run/warnings\.jsonl, line 2 is not as .* move it away"):
+        read_source(folder)
+    path.unlink()
+    assert read_source(folder).warnings == ()
+
+
+def test_a_torn_warning_is_left_out_wherever_it_is_torn(warned_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(warned_run, tmp_path / "run")
+    path = folder / "warnings.jsonl"
+    whole, told = path.read_bytes(), read_source(folder).warnings
+    for torn in (b'{"schema"', whole.rstrip(b"\n"), b"\xff\x00"):
+        path.write_bytes(whole + torn)
+        assert read_source(folder).warnings == told
+
+
+def test_a_torn_warning_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "run") as store:
+        log = WarningLog(store, done=1)
+        log.warning("the first")
+        with (store.folder / "warnings.jsonl").open("a") as file:
+            file.write('{"schema": "fedmpt.warn')
+        log.warning("the second")
+    assert [line["text"] for line in lines(tmp_path / "run")] == ["the first", "the second"]
+
+
+def test_warnings_that_cannot_be_read_are_told_by_their_path(
+    warned_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(warned_run, tmp_path / "run")
+    (folder / "warnings.jsonl").unlink()
+    (folder / "warnings.jsonl").mkdir()
+    with pytest.raises(UsageError, match=r"warnings\.jsonl: cannot be read"):
         read_source(folder)
 
 

@@ -257,3 +257,16 @@ def test_the_affordable_target_fits_and_a_larger_one_does_not(accountant: PLDAcc
         [], planned=planned, delta=1e-5, limit_epsilon=6.5, accountant=accountant
     )
     assert whole == 6.5  # nothing was charged, so all of it is left
+
+
+@pytest.mark.parametrize(
+    ("target", "remedy"), [(1e-5, "raise the target"), (1e5, "lower the target")]
+)
+def test_a_target_that_no_noise_meets_is_told_with_its_own_remedy(
+    accountant: PLDAccountant, target: float, remedy: str
+) -> None:
+    with pytest.raises(CalibrationError, match=remedy) as refusal:
+        calibrate_noise_multiplier(
+            target_epsilon=target, delta=1e-5, sample_rate=0.1, steps=4, accountant=accountant
+        )
+    assert ("lower" in str(refusal.value)) != ("raise" in str(refusal.value))

@@ -18,6 +18,7 @@ PlanWith = Callable[..., DPPlan]
 Rows = dict[str, torch.Tensor]
 
 SHAPES = {"text": (3, 5), "adapter": (7,), "gate": ()}
+DIMENSION = sum(math.prod(shape) for shape in SHAPES.values())
 WEIGHTS = (("adapter", 0.25), ("gate", 3.0), ("text", 2.0))
 LARGEST = 1 << 22
 LEVEL = 1e-9  # chance of a false alarm per check: noise cannot be seeded, and checks are many
@@ -34,6 +35,7 @@ def shares(plan_with: PlanWith) -> PlanWith:
             "steps_per_round": 1,
             "honest": 5,
             "clip_steps": clip_steps_for(2.317, 5),
+            "released_values": DIMENSION,
             "block_weights": WEIGHTS,
         }
         return plan_with(**{**known, **changes})
@@ -92,7 +94,7 @@ def test_without_the_bound_an_example_would_move_the_query_further(shares: PlanW
 def test_the_query_is_the_weighted_clipped_sum_to_within_rounding(shares: PlanWith) -> None:
     plan = shares()
     rows = rows_of(20, 3)
-    expected = np.zeros(sum(math.prod(shape) for shape in SHAPES.values()))
+    expected = np.zeros(DIMENSION)
     for i in range(20):
         vector = np.concatenate(
             [
@@ -229,7 +231,7 @@ def test_float_and_integer_steps_agree_without_noise(shares: PlanWith, plan_with
     "changes",
     [
         {"steps_per_round": 2},
-        {"arithmetic": Arithmetic.FLOAT, "clip_steps": None},
+        {"arithmetic": Arithmetic.FLOAT, "clip_steps": None, "released_values": None},
         {"honest": 1},
         {"clip_steps": None},
         {"noise": NoiseMode.LOCAL},
@@ -253,6 +255,7 @@ def test_a_plan_for_clients_takes_all_of_them(accountant: object) -> None:
         delta=1e-5,
         noise=NoiseMode.SHARES,
         arithmetic=Arithmetic.INTEGER,
+        released_values=DIMENSION,
         honest=5,
         unit=PrivacyUnit.CLIENT,
         accountant=accountant,  # type: ignore[arg-type]
@@ -263,9 +266,28 @@ def test_a_plan_for_clients_takes_all_of_them(accountant: object) -> None:
 
 
 def test_a_plan_of_local_integer_noise_needs_no_others(plan_with: PlanWith) -> None:
-    plan = plan_with(arithmetic=Arithmetic.INTEGER, clip_steps=clip_steps_for(2.317, 1))
+    plan = plan_with(
+        arithmetic=Arithmetic.INTEGER,
+        clip_steps=clip_steps_for(2.317, 1),
+        released_values=DIMENSION,
+    )
     made = IntegerGradient(plan=plan, shapes=SHAPES, noise=DiscreteGaussianNoise(), largest=LARGEST)
     noise = np.concatenate([made.release(rows_of(0, 0), honest=1).noise for _ in range(8)])
     made.finish()
     claimed = plan.noise_multiplier * plan.clip_steps
     assert 0.5 * claimed < noise.std() < 1.5 * claimed
+
+
+def test_a_step_of_more_values_than_its_plan_accounts_for_is_refused(shares: PlanWith) -> None:
+    gradient(shares())
+    with pytest.raises(ConfigurationError, match=f"{DIMENSION} values a step"):
+        gradient(shares(released_values=DIMENSION - 1))
+
+
+def test_integers_say_how_many_values_they_release_and_nothing_else_does(
+    plan_with: PlanWith, shares: PlanWith
+) -> None:
+    for plan in (lambda: plan_with(released_values=5), lambda: shares(released_values=None)):
+        with pytest.raises(ConfigurationError, match="released_values: given exactly"):
+            plan()
+    assert plan_with().discretisation(1000, epsilon=20.0) == 0

@@ -243,7 +243,7 @@ def test_refusals_and_final_figures_are_recorded(
 def test_a_second_writer_is_locked_out(
     ledger: Ledger, ledger_path: Path, terms: LedgerTerms
 ) -> None:
-    with pytest.raises(LedgerLocked):
+    with pytest.raises(LedgerLocked, match=r"ward-7\.jsonl: another process .* wait until"):
         Ledger(ledger_path, terms=terms)
     read_ledger(ledger_path)  # reading needs no lock
     ledger.close()

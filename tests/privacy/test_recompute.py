@@ -118,16 +118,23 @@ def test_integer_noise_and_the_delta_that_its_claim_has_are_told(
         (Arithmetic.FLOAT, None, ledger_path.with_suffix(".float")),
         (Arithmetic.INTEGER, fine, ledger_path),
     ):
-        with Ledger(path, terms=replace(terms, delta=kept)) as ledger:
-            plan = plan_with(arithmetic=arithmetic, clip_steps=steps, delta=kept)
+        with Ledger(path, terms=replace(terms, delta=kept, lifetime_epsilon=8.0)) as ledger:
+            whole = arithmetic is Arithmetic.INTEGER
+            plan = plan_with(
+                arithmetic=arithmetic,
+                clip_steps=steps,
+                released_values=1000 if whole else None,
+                delta=kept,
+            )
             ledger.accept_plan("run-1", plan)
-        whole = arithmetic is Arithmetic.INTEGER
         assert main(["--json", str(path)]) == 0
         (row,) = json.loads(capsys.readouterr().out)
         assert (row["integer_noise"], row["claimed_delta"]) == (whole, asked if whole else kept)
         assert main([str(path)]) == 0
-        told = "INTEGER NOISE is counted as Gaussian; up to the lifetime limit its claim is at delta 1e-05"
-        assert (told in capsys.readouterr().out) == whole
+        told = "INTEGER NOISE is counted as Gaussian, which leaves out at most"
+        out = capsys.readouterr().out
+        assert ("its claim is at delta 1e-05" in out) == whole
+        assert (told in out) == whole
 
 
 def test_a_torn_tail_is_told_in_the_text(
@@ -146,11 +153,12 @@ def test_a_plan_whose_grid_is_too_coarse_for_its_proof_is_refused(
 ) -> None:
     """Integer noise of one grid step has no Gaussian accountant; it would be charged as if it had."""
     fine = clip_steps_for(plan_with().noise_multiplier, 1)
-    coarse = plan_with(arithmetic=Arithmetic.INTEGER, clip_steps=1)
-    with Ledger(ledger_path, terms=terms) as ledger:
+    integers = {"arithmetic": Arithmetic.INTEGER, "released_values": 1000}
+    coarse = plan_with(**integers, clip_steps=1)
+    with Ledger(ledger_path, terms=replace(terms, lifetime_epsilon=8.0)) as ledger:
         with pytest.raises(LedgerConflict, match="too coarse"):
             ledger.accept_plan("run-1", coarse)
-        ledger.accept_plan("run-1", plan_with(arithmetic=Arithmetic.INTEGER, clip_steps=fine))
+        ledger.accept_plan("run-1", plan_with(**integers, clip_steps=fine))
     records = [record_of(line) for line in ledger_path.read_text().splitlines()]
     records[1]["plan"]["clip_steps"] = 1
     write_chain(ledger_path, records)
