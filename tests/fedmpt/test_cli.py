@@ -182,6 +182,7 @@ def test_a_round_that_cannot_be_completed_exits_with_4(
     last = done.stderr.splitlines()[-1]
     assert "3 required; round 1 needs at least 3 of its 4 clients" in last
     assert "smaller --dropout, more --clients" in last
+    assert "--resume" not in done.stderr
 
 
 @pytest.mark.parametrize("option", [name for name in OPTIONS if name.startswith("dp_")])

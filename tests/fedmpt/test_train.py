@@ -238,6 +238,7 @@ def test_a_round_that_too_few_finish_aborts_the_run_and_says_that_a_resumed_one_
     (note,) = told.value.__notes__
     assert "round 1 needs at least 4 of its 5 clients" in note
     assert "--dropout 0.95" in note
+    assert not [text for text in run.listener.warnings if "--resume" in text]
     with pytest.raises(RoundAborted):
         resume(tmp_path / "run-1", listener=run.listener)
 
