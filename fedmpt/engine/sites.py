@@ -133,8 +133,8 @@ def _calibrated(*, target_epsilon: float, rounds: int, **terms: Any) -> DPPlan:
         return make_plan(target_epsilon=target_epsilon, rounds=rounds, **terms)
     except CalibrationError as error:
         raise UsageError(
-            f"--dp-epsilon {target_epsilon:g} over {rounds} round(s) of {terms['steps_per_round']} step(s): {error}, "
-            "or use --no-dp where no privacy is meant"
+            f"--dp-epsilon {target_epsilon:g} over {rounds} round(s) of {terms['steps_per_round']} step(s): {error} "
+            "(--dp-epsilon, --rounds), or use --no-dp where no privacy is meant"
         ) from error
 
 

@@ -261,7 +261,9 @@ def _telling_how_to_go_on(loop: Loop, store: RunStore, listener: Listener) -> It
     try:
         yield
     except BaseException as error:
-        told = getattr(error, "__notes__", [])  # the error itself says how to go on, or that it is no use
+        told = getattr(
+            error, "__notes__", []
+        )  # the error itself says how to go on, or that it is no use
         if (store.folder / STATE_FILE).exists() and not (
             told or isinstance(error, BudgetExhausted | LedgerRolledBack)
         ):

@@ -226,7 +226,8 @@ def test_a_ledger_must_be_a_folder_and_is_asked_for_before_anything_is_made(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"privacy__epsilon": 1e-7}, r"--dp-epsilon 1e-07 over 2 round\(s\).* fewer --rounds"),
+        ({"privacy__epsilon": 1e-7}, r"1e-07 over 2 round\(s\).* raise the target .*--rounds"),
+        ({"privacy__epsilon": 1e5}, r"100000 over 2 round\(s\).* lower the target .*--no-dp"),
         (
             {"clients__count": 30, "clients__minimum_size": 2},
             r"client \d+ holds \d image.*--clients",
