@@ -326,7 +326,9 @@ def _read(path: Path) -> LedgerHistory:
     try:
         return read_ledger(path)
     except LedgerError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(
+            f"{path}: {error}; put back the file as its last run left it: what was spent cannot be told from this one"
+        ) from error
 
 
 def _all_rounds(plan: DPPlan) -> Event:
