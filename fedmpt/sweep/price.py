@@ -92,9 +92,7 @@ def open_runs(folder: Path) -> int:
 def _price(entries: list[_Spending], accountant: PLDAccountant) -> SweepPrice:
     by_holding: dict[str, list[_Spending]] = defaultdict(list)
     by_run: dict[Path, list[Curve]] = defaultdict(list)
-    delta = max(
-        entry.delta for entry in entries
-    )  # a smaller one would make figures of others too small
+    delta = max(entry.delta for entry in entries)  # at which every client's figure holds
     curves: dict[tuple[Event, ...], Curve] = {}
     for entry in entries:
         by_holding[entry.holding].append(entry)
